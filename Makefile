@@ -1,0 +1,63 @@
+# `make demo` and `make test` need Python >= 3.10 and a package index, nothing else.
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types contracts unit native test-slow test-matrix test-gpu cuda-check format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "florence-edge needs Python >= 3.10; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(SOURCES) | $(BIN)/python
+	$(PIP) -e '.[onnx]'
+	@touch $@
+
+$(VENV)/.dev: $(SOURCES) | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.runtime ## every task on the bundled model and picture; writes demo/
+	$(BIN)/florence-edge demo demo
+
+test: lint types contracts native unit ## lint, types, import contracts, native CPU build, all fast CPU tests
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+contracts: $(VENV)/.dev
+	PYTHONPATH=sdk:training:converters:benchmarks $(BIN)/lint-imports
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+native: ## CPU twins of the kernels, built and tested where cmake and a C++ compiler are found
+	@if command -v cmake >/dev/null && command -v c++ >/dev/null; then \
+	  cmake -S . -B build/native -DCMAKE_BUILD_TYPE=Release -DFLORENCE_CUDA=OFF >build-native.log 2>&1 \
+	    && cmake --build build/native --parallel >>build-native.log 2>&1 \
+	    && ctest --test-dir build/native --output-on-failure \
+	    || { cat build-native.log; exit 1; }; rm -f build-native.log; \
+	else echo "native build skipped: cmake or a C++ compiler was not found"; fi
+
+test-slow: $(VENV)/.dev ## the tests that take minutes: true base size, 10,000 parses a task
+	$(BIN)/python -m pytest -m slow
+
+test-matrix: $(VENV)/.dev ## the run time on every Python 3.10-3.13 that is found, each in an environment of its own
+	$(BIN)/python tests/support/matrix.py
+
+format: $(VENV)/.dev ## rewrite the sources in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove everything that make made
+	rm -rf $(VENV) .venv-* build demo runs
