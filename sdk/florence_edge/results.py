@@ -24,6 +24,8 @@ from .geometry import AnyArray, BoolArray, Float32Array, ImageSize, Int64Array
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from .images import ImageSource
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -57,11 +59,11 @@ class Result:
         """`to_dict` as a JSON text (strict JSON, non-ASCII characters kept)."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
 
-    def draw(self, image: Any) -> Image:
+    def draw(self, image: ImageSource, *, bgr: bool = False) -> Image:
         """The image (anything `Florence.encode` takes) with this answer drawn on it, as an RGB `PIL.Image`."""
         from .draw import draw
 
-        return draw(self, image)
+        return draw(self, image, bgr=bgr)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
