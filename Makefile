@@ -39,7 +39,7 @@ contracts: $(VENV)/.dev
 	PYTHONPATH=sdk:training:converters:benchmarks $(BIN)/lint-imports
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 native: ## CPU twins of the kernels, built and tested where cmake and a C++ compiler are found
 	@if command -v cmake >/dev/null && command -v c++ >/dev/null; then \

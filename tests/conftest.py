@@ -1,0 +1,79 @@
+"""The one place where tests are skipped: hardware, weights or a library that this machine lacks."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+# Most tests run tiny models, where a second thread costs more than it gives, and `make test` already fills every core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+OPTIONAL = ("torch", "transformers", "onnx", "onnxruntime", "cv2", "supervision", "scipy", "pycocotools")
+"""Libraries of extras. `make test-matrix` runs with few of them, to prove that the run time needs no others."""
+
+
+@cache
+def _missing() -> frozenset[str]:
+    return frozenset(name for name in OPTIONAL if importlib.util.find_spec(name) is None)
+
+
+@cache
+def _needs(path: Path) -> frozenset[str]:
+    """Optional libraries that a test module, or a support module it imports, imports at module level."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        for name in names:
+            root = name.split(".")[0]
+            if root == "support":
+                found |= _needs(Path(__file__).parent / (name.replace(".", "/") + ".py"))
+            elif root in ("florence_train", "florence_convert"):
+                found |= {"torch", *(["onnx"] if root == "florence_convert" else [])}
+            elif root in OPTIONAL:
+                found.add(root)
+    return frozenset(found)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leaves out modules whose libraries are missing; the report's header names them."""
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    return True if _needs(collection_path) & _missing() else None
+
+
+def pytest_report_header() -> list[str]:
+    """Says which optional libraries are absent, since their tests are not collected."""
+    return [f"not installed, their tests left out: {', '.join(sorted(_missing()))}"] if _missing() else []
+
+
+def _has_gpu() -> bool:
+    if shutil.which("nvidia-smi") is None:
+        return False
+    return subprocess.run(["nvidia-smi", "-L"], check=False, capture_output=True).returncode == 0
+
+
+REASONS = {
+    "gpu": (_has_gpu, "no CUDA GPU: nvidia-smi finds none"),
+    "tensorrt": (lambda: importlib.util.find_spec("tensorrt") is not None, "TensorRT is not installed"),
+    "pretrained": (lambda: "FLORENCE_CHECKPOINT" in os.environ, "FLORENCE_CHECKPOINT names no published checkpoint"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips marked tests whose precondition does not hold here."""
+    for marker, (holds, reason) in REASONS.items():
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and not holds():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))

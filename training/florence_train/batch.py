@@ -1,0 +1,98 @@
+"""From samples to the tensors of one step: each image once, with all the prompts drawn for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from florence_edge.geometry import Float32Array, Int64Array
+from florence_edge.options import SearchConfig
+
+from .auxiliary import DenseTargets
+from .losses import IGNORE
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question about an image and its answer, as token ids [T] int64 with `<s>` and `</s>`."""
+
+    prompt: Int64Array
+    answer: Int64Array
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image [3, H, W] float32 (normalised), the turns drawn for it, and what lies under each feature token.
+
+    `classes` [N, A] and `bins` [N, 4] are those of `DenseTargets`, or None where the data has no dense truth.
+    """
+
+    pixels: Float32Array
+    turns: tuple[Turn, ...]
+    classes: Int64Array | None = None
+    bins: Int64Array | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tensors of one step: B images, P prompts; `image_of` [P] names each prompt's image.
+
+    `prompt_ids` [P, T] with `prompt_mask` [P, T] bool; `decoder_ids` [P, U] begin with the start token and `labels`
+    [P, U] are the same moved one to the left, `IGNORE` on padding.
+    """
+
+    pixels: Tensor
+    image_of: Tensor
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    decoder_ids: Tensor
+    labels: Tensor
+    dense: DenseTargets | None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return Batch(
+            pixels=self.pixels.to(device),
+            image_of=self.image_of.to(device),
+            prompt_ids=self.prompt_ids.to(device),
+            prompt_mask=self.prompt_mask.to(device),
+            decoder_ids=self.decoder_ids.to(device),
+            labels=self.labels.to(device),
+            dense=self.dense.to(device) if self.dense else None,
+        )
+
+
+def collate(samples: Sequence[Sample], search: SearchConfig) -> Batch:
+    """Pads the turns of the samples to one batch."""
+    turns = [(index, turn) for index, sample in enumerate(samples) for turn in sample.turns]
+    prompts = _padded([turn.prompt for _, turn in turns], search.pad)
+    answers = _padded([turn.answer for _, turn in turns], search.pad)
+    lengths = torch.tensor([len(turn.answer) for _, turn in turns])
+    starts = torch.full((len(turns), 1), search.decoder_start)
+    labels = answers.masked_fill(torch.arange(answers.shape[1])[None] >= lengths[:, None], IGNORE)
+    widths = torch.tensor([len(turn.prompt) for _, turn in turns])
+    return Batch(
+        pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
+        image_of=torch.tensor([index for index, _ in turns]),
+        prompt_ids=prompts,
+        prompt_mask=torch.arange(prompts.shape[1])[None] < widths[:, None],
+        decoder_ids=torch.cat([starts, answers[:, :-1]], dim=1),
+        labels=labels,
+        dense=_dense(samples),
+    )
+
+
+def _padded(rows: Sequence[Int64Array], pad: int) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True, padding_value=pad)
+
+
+def _dense(samples: Sequence[Sample]) -> DenseTargets | None:
+    classes = [sample.classes for sample in samples if sample.classes is not None]
+    bins = [sample.bins for sample in samples if sample.bins is not None]
+    if len(classes) != len(samples) or len(bins) != len(samples):
+        return None
+    return DenseTargets(torch.from_numpy(np.stack(classes)), torch.from_numpy(np.stack(bins)))
