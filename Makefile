@@ -15,8 +15,11 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "florence-edge needs Python >= 3.10; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 
+# Without the bundled model the demo makes a small random one, which takes the converter.
+DEMO := $(if $(wildcard sdk/florence_edge/assets/tabletop/manifest.json),onnx,convert)
+
 $(VENV)/.runtime: $(SOURCES) | $(BIN)/python
-	$(PIP) -e '.[onnx]'
+	$(PIP) -e '.[$(DEMO)]'
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(BIN)/python

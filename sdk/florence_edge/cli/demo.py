@@ -1,0 +1,176 @@
+"""`florence-edge demo`: all fifteen tasks on one image, with pictures to look at.
+
+The image is encoded once and asked fifteen times. Inputs come from earlier answers: what was detected is then grounded,
+segmented, classified and read. The bundled `tabletop` model is used; where it is not installed, a small random model
+takes the same path, made by whichever package registers one under the entry-point group `florence_edge.demo_models`: a
+function `make(folder) -> folder` that writes a bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from florence_edge.bundle import Bundle, bundled_names
+from florence_edge.errors import BundleError, InputError
+from florence_edge.images import load_image
+from florence_edge.model import Florence
+from florence_edge.prompts import TaskInput
+from florence_edge.results import Detections, Result, Text
+from florence_edge.tasks import TASKS, InputKind, Task
+
+from .demo_page import Answer, page
+from .demo_scene import scene
+from .output import add_json, print_json, progress, table
+from .pictures import annotated
+from .show import score, summary
+from .store import write
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .main import Subparsers
+
+MODEL = "tabletop"
+MODELS_GROUP = "florence_edge.demo_models"
+PICTURE = "demo.png"
+"""A bundle that holds a file of this name brings its own image to show."""
+
+_ABSENT = (
+    f"the bundled model {MODEL!r} is not in this installation; a small random model takes its place: the same code "
+    "runs, but its answers mean nothing"
+)
+
+
+def register(subparsers: Subparsers) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="run all fifteen tasks on one image and save the pictures",
+        description="Runs all fifteen tasks on one image; writes annotated pictures, results.json and index.html.",
+    )
+    parser.add_argument("out", metavar="OUT", nargs="?", type=Path, default=Path("demo"), help="folder to write [demo]")
+    parser.add_argument("--bundle", help=f"a bundle folder or a bundled name [{MODEL}]")
+    parser.add_argument("--image", type=Path, help="an image of your own")
+    parser.add_argument("--backend", default="onnx", help="the engine [onnx]")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the demo and prints a table with timings."""
+    with _bundle(arguments.bundle) as (bundle, knows):
+        start = perf_counter()
+        with Florence.load(bundle, backend=arguments.backend) as model:
+            loaded = (perf_counter() - start) * 1e3
+            picture = _picture(arguments.image, bundle)
+            answers, encoded = ask_everything(model, picture, knows)
+    report = {
+        "bundle": str(bundle.folder),
+        "model": bundle.manifest.source.name,
+        "knows_the_picture": knows,
+        "timings_ms": {"load_model": loaded, "encode_image": encoded},
+        "answers": [answer.to_dict() for answer in answers],
+    }
+    save(arguments.out, picture, answers, report)
+    if arguments.json:
+        print_json(report)
+        return 0
+    print(table([_row(answer) for answer in answers], header=("task", "input", "answer", "score", "ms"), right=(3, 4)))
+    print(f"\nmodel loaded in {loaded:.0f} ms, image encoded once in {encoded:.0f} ms, {len(answers)} tasks answered")
+    print(f"pictures: {(arguments.out / 'index.html').resolve()}")
+    return 0
+
+
+def ask_everything(model: Florence, picture: Image, knows: bool) -> tuple[list[Answer], float]:
+    """The answers to all tasks in the order of the table, and the milliseconds that encoding the image took."""
+    view = model.encode(picture)
+    answers: list[Answer] = []
+    with progress(len(TASKS), "tasks") as bar:
+        for task in TASKS:
+            given = _input(task, [answer.result for answer in answers] if knows else [], picture.size)
+            try:
+                result = model.run(task.token, view, given)
+            except InputError:  # an answer need not be fit to be asked about
+                given = _input(task, [], picture.size)
+                result = model.run(task.token, view, given)
+            answers.append(Answer(task, given, result))
+            bar.advance(1, task.name)
+    return answers, sum(view.timings_ms.values())
+
+
+def save(out: Path, picture: Image, answers: list[Answer], report: dict[str, Any]) -> None:
+    """Writes a picture per task, `results.json` and, last, `index.html`."""
+    out.mkdir(parents=True, exist_ok=True)
+    picture.save(out / "image.png")
+    for answer in answers:
+        annotated(picture, answer.task, answer.given, answer.result).save(out / answer.picture)
+    write(out / "results.json", json.dumps(report, ensure_ascii=False, indent=1).encode("utf-8"))
+    write(out / "index.html", page(report, answers).encode("utf-8"))
+
+
+@contextmanager
+def _bundle(source: str | None) -> Iterator[tuple[Bundle, bool]]:
+    """The bundle to use, and whether its model was trained at all."""
+    if source is not None or MODEL in bundled_names():
+        yield Bundle.open(source or MODEL), True
+        return
+    print(f"florence-edge: note: {_ABSENT}", file=sys.stderr)
+    makers = sorted(entry_points(group=MODELS_GROUP), key=lambda entry: entry.name)
+    if not makers:
+        raise BundleError(
+            "no package here can make a random model either; give --bundle, or: pip install 'florence-edge[convert]'"
+        )
+    with tempfile.TemporaryDirectory(prefix="florence-edge-demo-") as folder:
+        yield Bundle.open(makers[0].load()(Path(folder) / "random")), False
+
+
+def _picture(source: Path | None, bundle: Bundle) -> Image:
+    """The user's image, the bundle's own, or a drawn one."""
+    if source is not None:
+        return load_image(source)
+    return load_image(bundle.path(PICTURE)) if PICTURE in bundle.manifest.files else scene()
+
+
+def _input(task: Task, earlier: list[Result], size: tuple[int, int]) -> TaskInput:
+    """What to ask: about the best detection and the caption so far, or about what the drawn picture shows."""
+    width, height = size
+    labels: list[str] = ["red cube", "ball"]
+    box: list[float] = [0.2 * width, 0.4 * height, 0.45 * width, 0.8 * height]
+    label, caption = labels[0], "a red cube left of a ball"
+    for result in earlier:
+        if isinstance(result, Text) and result.task == "<CAPTION>" and result.text:
+            caption = result.text
+        if isinstance(result, Detections) and result.task == "<OD>" and len(result):
+            best = int(result.scores.argmax())
+            label, box = result.labels[best], [round(float(edge), 1) for edge in result.boxes[best]]
+            labels = list(dict.fromkeys(result.labels))[:3]
+    phrase = caption if task.method == "ground" else label
+    inputs: dict[InputKind, TaskInput] = {
+        InputKind.NONE: None,
+        InputKind.PHRASE: phrase,
+        InputKind.CLASSES: labels,
+        InputKind.BOX: box,
+    }
+    return inputs[task.input]
+
+
+def _row(answer: Answer) -> tuple[str, str, str, str, str]:
+    result = answer.result
+    text = result.text if isinstance(result, Text) else summary(result).split(",")[0]
+    best = max([float(value) for value in result.scores], default=float("nan"))
+    spent = f"{result.timings_ms['search']:.0f}"
+    return answer.task.name, _short(answer.asked, 32), _short(text, 56), score(best), spent
+
+
+def _short(text: str, width: int) -> str:
+    printable = "".join(character if character.isprintable() else "·" for character in text)
+    return printable if len(printable) <= width else f"{printable[: width - 1]}…"

@@ -1,0 +1,115 @@
+"""The command `florence-edge`.
+
+Subcommands come from the modules of `OWN` and from the entry-point group `florence_edge.commands`, where other
+packages register theirs: each entry is a function `register(subparsers) -> None` that adds parsers with
+`set_defaults(run=function)`, and `function(arguments) -> int` gives the exit code. A package whose entry cannot be
+loaded costs its own commands only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, NoReturn
+
+from florence_edge._version import __version__
+from florence_edge.errors import FlorenceError
+
+from . import FAILED, INTERRUPTED, USAGE, UsageError
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction["Parser"]
+    Register = Callable[[Subparsers], None]
+
+GROUP = "florence_edge.commands"
+OWN = ("demo", "run", "info", "doctor")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors also say which commands are absent and why."""
+
+    notes: tuple[str, ...] = ()
+
+    def error(self, message: str) -> NoReturn:
+        """Prints one line (and why commands are absent) and exits with 2."""
+        self.exit(USAGE, "\n".join([f"{self.prog}: error: {message}", *self.notes, f"try: {self.prog} --help"]) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand and returns its exit code; an error is one line on stderr (with FLORENCE_DEBUG, a trace)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = build_parser(given).parse_args(given)
+        run: Callable[[argparse.Namespace], int] = options.run
+        code = run(options)
+        sys.stdout.flush()  # here, where a reader that went away can be caught
+        return code
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
+        return FAILED
+    except UsageError as error:
+        return _complain(f"error: {error}", USAGE)
+    except (FlorenceError, OSError) as error:
+        return _complain(f"error: {error}", FAILED)
+    except Exception as error:
+        return _complain(f"internal error: {type(error).__name__}: {error}; FLORENCE_DEBUG=1 shows where", FAILED)
+
+
+def build_parser(given: Sequence[str]) -> Parser:
+    """The parser for a command line; other packages are loaded only when no command of the SDK is asked for."""
+    parser = Parser(prog="florence-edge", description="Florence-2 at the edge: caption, detect, ground, segment, read.")
+    parser.add_argument("--version", action="version", version=f"florence-edge {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    for name in OWN:
+        importlib.import_module(f".{name}", __package__).register(subparsers)
+    if not (given and given[0] in OWN):
+        parser.notes = tuple(_register_others(subparsers))
+        parser.epilog = " ".join(parser.notes)
+    _suggest(parser, given, tuple(subparsers.choices))
+    return parser
+
+
+def _register_others(subparsers: Subparsers) -> list[str]:
+    """Adds the commands of other packages; returns a line for each entry that failed."""
+    failed = []
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            register: Register = entry.load()
+            register(subparsers)
+        except Exception as error:  # whatever another package's import can raise
+            failed.append(_absent(entry, error))
+    return failed
+
+
+def _absent(entry: EntryPoint, error: Exception) -> str:
+    return f"florence-edge: note: the commands of {entry.name!r} ({entry.value}) are absent: {error}"
+
+
+def _suggest(parser: Parser, given: Sequence[str], commands: Sequence[str]) -> None:
+    """Ends with a suggestion when the first word is no command."""
+    word = given[0] if given else "-"
+    if word.startswith("-") or word in commands:
+        return
+    close = difflib.get_close_matches(word, commands, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    parser.error(f"there is no command {word!r}; {meant}the commands are: {', '.join(commands)}")
+
+
+def _complain(message: str, code: int) -> int:
+    """Reports the exception being handled on stderr."""
+    if os.environ.get("FLORENCE_DEBUG"):
+        traceback.print_exc()
+    print(f"florence-edge: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""`florence-edge run`: one task over images, folders and patterns."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from florence_edge.bundle import Bundle
+from florence_edge.card import identity
+from florence_edge.errors import FlorenceError, InputError, RunError, listing
+from florence_edge.geometry import ImageSize
+from florence_edge.model import Florence
+from florence_edge.options import SearchOptions
+from florence_edge.prompts import TaskInput, prompt_for
+from florence_edge.tasks import TASKS, InputKind, Task, find
+
+from . import INTERRUPTED, UsageError
+from .output import add_json, print_json, progress
+from .pictures import expand
+from .show import show, summary
+from .store import Store
+
+if TYPE_CHECKING:
+    from .main import Subparsers
+
+_EPILOG = "tasks, the methods that ask them, and their inputs:\n" + "\n".join(
+    f"  {task.name:<34} {task.method:<16} {task.input.value}" for task in TASKS
+)
+
+
+def register(subparsers: Subparsers) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "run",
+        help="ask one task about images, folders and patterns",
+        description="Asks one task about every image given and prints the answers.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "task", metavar="TASK", help="a task's name, its token (<OD>), or a method of Florence (detect)"
+    )
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="an image file, a folder, or a pattern ('photos/**')"
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        metavar="TEXT",
+        help="the phrase; class names, repeated or with commas; a box as x1,y1,x2,y2 in pixels",
+    )
+    parser.add_argument(
+        "--bundle", default="tabletop", help="a bundle folder or the name of a bundled model [tabletop]"
+    )
+    parser.add_argument("--backend", default="onnx", help="the engine [onnx]; see florence-edge doctor")
+    parser.add_argument("--threads", type=_count, metavar="N", help="CPU threads of the engine")
+    parser.add_argument("--beams", type=int, metavar="N", help="beams of the search, 1 for greedy [the bundle's]")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="limit of an answer's length [the task's]")
+    parser.add_argument("--batch", type=_count, default=1, metavar="N", help="images answered together [1]")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="write a JSON document and a picture per image there")
+    parser.add_argument("--resume", action="store_true", help="with --save: leave out what an earlier run finished")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Answers for every image; goes on past bad ones, which are listed at the end with exit code 1."""
+    if arguments.resume and arguments.save is None:
+        raise UsageError("--resume needs --save: what was finished is known from the documents there")
+    task = find(arguments.task, with_input=bool(arguments.input))
+    given = read_input(task, arguments.input or [])
+    images = expand(arguments.images)
+    bundle = Bundle.open(arguments.bundle)
+    search = SearchOptions(beams=arguments.beams, max_new_tokens=arguments.max_new_tokens)
+    store = Store(arguments.save, task, given, search, identity(bundle))
+    finished = {image: found for image in images if (found := store.find(image))} if arguments.resume else {}
+    for document in finished.values():
+        _tell(arguments, document, f"{document['image']}: done before")
+    todo = [image for image in images if image not in finished]
+    faults: list[str] = []
+    try:
+        if todo:
+            with Florence.load(bundle, backend=arguments.backend, threads=arguments.threads) as model:
+                _work(arguments, model, store, todo, faults)
+    except KeyboardInterrupt:
+        print(f"florence-edge: interrupted{'; --resume goes on from here' if arguments.save else ''}", file=sys.stderr)
+        return INTERRUPTED
+    if faults:
+        raise RunError(listing(f"{len(faults)} of {len(images)} images failed:", faults))
+    return 0
+
+
+def _work(
+    arguments: argparse.Namespace, model: Florence, store: Store, images: Sequence[Path], faults: list[str]
+) -> None:
+    """Answers for the images, some at a time; each answer is saved and printed before the next ones are asked for."""
+    with progress(len(images), store.task.name) as bar:
+        for start in range(0, len(images), arguments.batch):
+            chunk = images[start : start + arguments.batch]
+            answers = model.run_many(
+                [(image, store.task.token, store.given) for image in chunk],
+                search=store.search,
+                batch_size=arguments.batch,
+                errors="return",
+            )
+            for image, answer in zip(chunk, answers, strict=True):
+                if isinstance(answer, FlorenceError):
+                    faults.append(str(answer) if str(image) in str(answer) else f"{image}: {answer}")
+                    _tell(arguments, {"image": str(image), "error": str(answer)}, f"{image}: failed")
+                    continue
+                if arguments.save is not None:
+                    store.save(image, answer)
+                _tell(arguments, store.document(image, answer), f"{image}: {summary(answer)}\n{show(answer)}\n")
+            bar.advance(len(chunk), chunk[-1].name)
+
+
+def _count(text: str) -> int:
+    """A number of 1 or more, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+def read_input(task: Task, texts: Sequence[str]) -> TaskInput:
+    """The input of a task from the values of `--input`, checked as far as it can be without an image."""
+    given: TaskInput = _READERS[task.input](texts) if texts else None
+    prompt_for(task, given, _ANY_SIZE)
+    return given
+
+
+def _phrase(texts: Sequence[str]) -> str:
+    if len(texts) > 1:
+        raise InputError(f"--input was given {len(texts)} times, but the task takes one")
+    return texts[0]
+
+
+def _classes(texts: Sequence[str]) -> list[str]:
+    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
+
+
+def _box(texts: Sequence[str]) -> list[float]:
+    try:
+        return [float(number) for number in _phrase(texts).replace(",", " ").split()]
+    except ValueError:
+        raise InputError(f"--input {texts[0]!r} is no box; give x1,y1,x2,y2 in pixels") from None
+
+
+_READERS: dict[InputKind, Callable[[Sequence[str]], TaskInput]] = {
+    InputKind.NONE: _phrase,
+    InputKind.PHRASE: _phrase,
+    InputKind.CLASSES: _classes,
+    InputKind.BOX: _box,
+}
+_ANY_SIZE = ImageSize(1 << 20, 1 << 20)
+"""Larger than any image, so that a box is checked against its own image only."""
+
+
+def _tell(arguments: argparse.Namespace, document: dict[str, Any], text: str) -> None:
+    """Prints one answer: a line of JSON, or text."""
+    if arguments.json:
+        print_json(document, indent=None)
+    else:
+        print(text, flush=True)
