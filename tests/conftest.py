@@ -11,6 +11,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A loaded machine is no failure.
+settings.register_profile("florence", deadline=None)
+settings.load_profile("florence")
 
 # Most tests run tiny models, where a second thread costs more than it gives, and `make test` already fills every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
