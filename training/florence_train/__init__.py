@@ -1,0 +1,1 @@
+"""Training side of florence-edge: the torch model, checkpoints, data, trainer and evaluators."""
