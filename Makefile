@@ -4,6 +4,7 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
+NATIVE  := $(shell git ls-files 'kernels/*.c' 'kernels/*.cpp' 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.h')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types contracts unit native test-slow test-matrix test-gpu cuda-check format clean
@@ -34,6 +35,7 @@ test: lint types contracts native unit ## lint, types, import contracts, native 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -55,12 +57,27 @@ native: ## CPU twins of the kernels, built and tested where cmake and a C++ comp
 test-slow: $(VENV)/.dev ## the tests that take minutes: true base size, 10,000 parses a task
 	$(BIN)/python -m pytest -m slow
 
+cuda-check: $(VENV)/.dev ## compile every CUDA kernel for every architecture, without a GPU
+	cmake -S . -B build/cuda-check -DFLORENCE_CUDA=ON -DCMAKE_BUILD_TYPE=Release
+	cmake --build build/cuda-check --parallel
+	ctest --test-dir build/cuda-check --output-on-failure
+	$(BIN)/python -m pytest -m slow tests/kernels/test_cuda_compiles.py
+
+test-gpu: $(VENV)/.dev ## on a machine with a CUDA GPU: build, compare every kernel with its twin, compute-sanitizer
+	cmake -S . -B build/gpu -DFLORENCE_CUDA=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_CUDA_ARCHITECTURES=native
+	cmake --build build/gpu --parallel
+	ctest --test-dir build/gpu --output-on-failure
+	compute-sanitizer --error-exitcode 1 --tool memcheck build/gpu/kernels/tests/twins_agree_cuda
+	compute-sanitizer --error-exitcode 1 --tool racecheck build/gpu/kernels/tests/twins_agree_cuda
+	$(BIN)/python -m pytest -m gpu tests/kernels
+
 test-matrix: $(VENV)/.dev ## the run time on every Python 3.10-3.13 that is found, each in an environment of its own
 	$(BIN)/python tests/support/matrix.py
 
 format: $(VENV)/.dev ## rewrite the sources in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(NATIVE)
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) .venv-* build demo runs

@@ -1,0 +1,37 @@
+# Sets FLORENCE_HAS_CUDA and, where the user gave none, CMAKE_CUDA_ARCHITECTURES from the toolkit's version.
+# A cubin runs on its own architecture and on later minor ones of the same desktop major (8.6 serves 8.9, 10.0 serves
+# 10.3, 12.0 serves 12.1); the last entry carries PTX for devices to come. 8.7 is Orin; Thor is 10.1 for CUDA 12.8 and
+# 12.9, 11.0 from CUDA 13.
+set(FLORENCE_HAS_CUDA OFF)
+if(FLORENCE_CUDA STREQUAL "OFF")
+  message(STATUS "CUDA kernels: off, FLORENCE_CUDA is OFF")
+  return()
+endif()
+
+find_package(CUDAToolkit QUIET)
+if(NOT CUDAToolkit_FOUND OR NOT CUDAToolkit_NVCC_EXECUTABLE)
+  if(FLORENCE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "FLORENCE_CUDA is ON but nvcc was not found; install the CUDA toolkit or set CUDACXX")
+  endif()
+  message(STATUS "CUDA kernels: off, nvcc was not found")
+  return()
+endif()
+
+if(CUDAToolkit_VERSION VERSION_LESS 12.0)
+  message(FATAL_ERROR "CUDA ${CUDAToolkit_VERSION} is too old, 12.0 or later is needed; or set FLORENCE_CUDA=OFF")
+elseif(CUDAToolkit_VERSION VERSION_LESS 12.8)
+  set(florence_archs 75-real 80-real 86-real 87-real 89-real 90)
+elseif(CUDAToolkit_VERSION VERSION_LESS 13.0)
+  set(florence_archs 75-real 80-real 86-real 87-real 89-real 90-real 100-real 101-real 120)
+else()
+  set(florence_archs 75-real 80-real 86-real 87-real 89-real 90-real 100-real 110-real 120)
+endif()
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
+  set(CMAKE_CUDA_ARCHITECTURES ${florence_archs} CACHE STRING "")
+endif()
+if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
+endif()
+enable_language(CUDA)
+set(FLORENCE_HAS_CUDA ON)
+message(STATUS "CUDA kernels: CUDA ${CUDAToolkit_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")

@@ -1,0 +1,174 @@
+"""Drives the beam kernels as a client does, and says in plain Python what they must find."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from support.kernels import DTYPES, Kernels, dims, structs
+
+Array = npt.NDArray[Any]
+Logits = Callable[[Sequence[int]], Array]
+EMPTY = -1e9
+
+
+@dataclass(frozen=True)
+class Options:
+    """The fields of florence_beam_dims that define a search, by their names there."""
+
+    beams: int = 3
+    vocab: int = 23
+    max_length: int = 14
+    start_token: int = 2
+    eos_token: int = 2
+    forced_bos_token: int = 0
+    forced_eos_token: int = 2
+    no_repeat_ngram: int = 3
+    min_new_tokens: int = 0
+    early_stopping: int = 0
+    length_penalty: float = 1.0
+
+    def __str__(self) -> str:
+        """What differs from the defaults."""
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        return ",".join(f"{name}={getattr(self, name)}" for name in changed) or "defaults"
+
+
+@dataclass(frozen=True)
+class Found:
+    """One hypothesis with its start token; logprobs has one entry per generated token."""
+
+    tokens: list[int]
+    score: float
+    logprobs: list[float] = field(default_factory=list)
+
+
+class Search:
+    """One search on one implementation of the kernels."""
+
+    def __init__(self, kernels: Kernels, options: Options, *, batch: int = 1, dtype: str = "fp32") -> None:
+        self.kernels, self.options, self.batch = kernels, options, batch
+        self.kind = DTYPES[dtype][1]
+        self.dims = dims("beam", batch=batch, dtype=DTYPES[dtype][0], **vars(options))
+        # Whatever begin does not set must not matter.
+        self.block = np.full(kernels.bytes_for("florence_beam_state_size", self.dims), 0xAB, np.uint8)
+        self.base = kernels.memory.upload(self.block)
+        self.state = structs()["florence_beam_state"]()
+        kernels.bind(self.dims, self.base, self.state)
+        self.progress = np.zeros(2, np.int32)
+        self.progress_at = kernels.memory.upload(self.progress)
+        kernels.checked("florence_beam_begin", self.dims, self.state, self.progress_at, None)
+
+    def step(self, logits: Array) -> None:
+        """logits [batch * beams, vocab]."""
+        memory, workspace = self.kernels.memory, self.kernels.workspace("florence_beam_step", self.dims)
+        given = np.ascontiguousarray(logits.astype(self.kind))
+        assert workspace is not None
+        addresses = [memory.upload(given), memory.upload(workspace)]
+        arguments = (self.dims, self.state, addresses[0], self.progress_at, addresses[1], None)
+        self.kernels.checked("florence_beam_step", *arguments)
+        memory.synchronize()
+        memory.download(addresses[1], workspace)
+        for address in addresses:
+            memory.release(address)
+
+    def get(self, name: str) -> Array:
+        """A copy of one array of the state, in its shape."""
+        memory, length = self.kernels.memory, self.options.max_length
+        memory.download(self.base, self.block)
+        per_image = {"can_improve", "image_done"}
+        per_token = {"indirection", "running_tokens", "running_logprobs", "finished_tokens", "finished_logprobs"}
+        shape: tuple[int, ...] = (self.batch, self.options.beams)
+        if name in per_token:
+            shape = (*shape, length)
+        elif name in per_image:
+            shape = (self.batch,)
+        elif name == "position":
+            shape = (1,)
+        kind = np.uint8 if name == "indirection" else np.float32 if name.endswith(("logprobs", "scores")) else np.int32
+        start = getattr(self.state, name) - self.base
+        size = math.prod(shape) * np.dtype(kind).itemsize
+        return np.array(self.block[start : start + size].view(kind).reshape(shape))
+
+    def images_left(self) -> int:
+        self.kernels.memory.download(self.progress_at, self.progress)
+        return int(self.progress[0])
+
+    def best(self, image: int) -> Found:
+        length = int(self.get("finished_lengths")[image, 0])
+        tokens = self.get("finished_tokens")[image, 0, :length].tolist()
+        logprobs = self.get("finished_logprobs")[image, 0, 1:length].tolist()
+        return Found(tokens, float(self.get("finished_scores")[image, 0]), logprobs)
+
+    def logits(self, functions: Sequence[Logits]) -> Array:
+        """Logits of every running sequence; NaN for finished images, whose rows nobody may read."""
+        length, done = int(self.get("position")[0]) + 1, self.get("image_done")
+        logits = np.full((self.batch, self.options.beams, self.options.vocab), np.nan, np.float32)
+        for image, beams in enumerate(self.get("running_tokens")[:, :, :length].tolist()):
+            if not done[image]:
+                logits[image] = [functions[image](tokens) for tokens in beams]
+        return logits.reshape(-1, self.options.vocab)
+
+    def run(self, functions: Sequence[Logits]) -> list[Found]:
+        """Searches to the end with one logits function per image."""
+        for _ in range(self.options.max_length):
+            if self.images_left() == 0:
+                break
+            self.step(self.logits(functions))
+        assert self.images_left() == 0
+        return [self.best(image) for image in range(self.batch)]
+
+
+def log_probabilities(options: Options, tokens: Sequence[int], logits: Array) -> Array:
+    """Log-softmax and the logits processors of transformers, float64."""
+    shifted = logits.astype(np.float64) - logits.max()
+    scores = shifted - np.log(np.exp(shifted).sum())
+    length, size = len(tokens), options.no_repeat_ngram
+    for start in range(length - size + 1 if size else 0):
+        if list(tokens[start : start + size - 1]) == list(tokens[length - size + 1 :]):
+            scores[tokens[start + size - 1]] = -np.inf
+    if length - 1 < options.min_new_tokens:
+        scores[options.eos_token] = -np.inf
+    forced = options.forced_bos_token if length == 1 else -1
+    if length == options.max_length - 1 and options.forced_eos_token >= 0:
+        forced = options.forced_eos_token
+    if forced >= 0:
+        scores = np.where(np.arange(len(scores)) == forced, 0.0, -np.inf)
+    return np.asarray(scores)
+
+
+def reference(options: Options, logits: Logits) -> Found:
+    """The search of transformers >= 4.50 for one image, in float64."""
+    k, never = options.beams, options.early_stopping == 2 and options.length_penalty > 0
+    running = [Found([options.start_token], 0.0 if beam == 0 else EMPTY) for beam in range(k)]
+    finished, flags, improves = [Found([options.start_token], EMPTY)] * k, [False] * k, True
+    while True:
+        new_length = len(running[0].tokens) + 1
+        candidates = []
+        for beam in running:
+            scores = log_probabilities(options, beam.tokens, logits(beam.tokens))
+            top = np.argsort(-scores, kind="stable")[: 2 * k]
+            candidates += [
+                Found([*beam.tokens, int(t)], beam.score + scores[t], [*beam.logprobs, float(scores[t])]) for t in top
+            ]
+        candidates = sorted(candidates, key=lambda c: -c.score)[: 2 * k]
+        hits = [c.tokens[-1] == options.eos_token or new_length >= options.max_length for c in candidates]
+        after = [replace(c, score=c.score + (EMPTY if hit else 0)) for c, hit in zip(candidates, hits, strict=True)]
+        running = sorted(after, key=lambda c: -c.score)[:k]
+        merged = list(zip(finished, flags, strict=True))
+        for rank, (c, hit) in enumerate(zip(candidates, hits, strict=True)):
+            counts = hit and rank < k
+            score = c.score / (new_length - 1) ** options.length_penalty + (0 if counts else EMPTY)
+            merged.append((replace(c, score=score), counts))
+        merged = sorted(merged, key=lambda item: -item[0].score)[:k]
+        finished, flags = [item[0] for item in merged], [item[1] for item in merged]
+        best = running[0].score / ((options.max_length if never else new_length) - 1) ** options.length_penalty
+        worst = min(f.score for f in finished)
+        improves = improves and any(best > (worst if flag else EMPTY) for flag in flags)
+        if not improves or (options.early_stopping == 1 and all(flags)) or all(hits):
+            return finished[0]
