@@ -1,34 +1,18 @@
-"""One question with its answer, and the SDK's results filled with truth instead of predictions."""
+"""The SDK's results filled with a scene's truth instead of predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from florence_edge.geometry import Float32Array
-from florence_edge.results import Detections, Polygons, Quads, Result, Text
+from florence_edge.results import Detections, Polygons, Quads, Text
+from florence_train.examples import NOTHING, Box, Example
 
 from .scene import Scene
 
-NOTHING = "No object detected."
-"""The answer where there is nothing to find; a literal that the published models know too."""
-
-Box = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One question with its answer.
-
-    `task` is an upstream token; `input` a phrase, class names, a box (x1, y1, x2, y2) in pixels, or None; `target` the
-    answer as a result of the SDK in pixels of the scene, scores NaN.
-    """
-
-    task: str
-    input: str | tuple[str, ...] | Box | None
-    target: Result
+__all__ = ["NOTHING", "Box", "Example", "detections", "polygons", "quads", "text"]
 
 
 def text(scene: Scene, task: str, words: str) -> Text:

@@ -1,0 +1,184 @@
+"""The subcommands of `florence-edge` that train, evaluate and check data.
+
+Only the command line lives here: each command is one call of the function that does the work, which is imported when
+the command runs, so that `--help` loads no framework.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from florence_edge.cli.output import add_json, print_json, progress, table
+from florence_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from florence_edge.model import Florence
+    from florence_train.data import Dataset, Record
+    from florence_train.evaluate import EvalOptions, Report
+
+_SCENES = 200
+_TABLETOP = "tabletop"
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the commands; this is the entry point."""
+    _register_eval(subparsers)
+    _register_validate(subparsers)
+
+
+def _register_eval(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "eval",
+        help="measure a model on annotated data",
+        description="Asks a model everything that annotated data asks and measures the answers.",
+    )
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="a .jsonl, COCO or RefCOCO-style file, an ICDAR folder, .tar shards, or tabletop[:val|test]",
+    )
+    parser.add_argument("--model", default="tabletop", help="a bundle folder or the name of a bundled model [tabletop]")
+    parser.add_argument("--backend", default="onnx", help="the engine [onnx]; see florence-edge doctor")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine")
+    parser.add_argument("--task", action="append", default=[], help="ask this task only; may be repeated [all]")
+    parser.add_argument("--images", metavar="DIR", help="where image names lead [the folder of DATA]")
+    parser.add_argument("--limit", type=int, metavar="N", help=f"the first images only [all; {_SCENES} of tabletop]")
+    parser.add_argument("--skip-faults", action="store_true", help="leave out data with faults instead of refusing")
+    parser.add_argument("--beams", type=int, metavar="N", help="beams of the search, 1 for greedy [the bundle's]")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="images answered together [%(default)s]")
+    parser.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="bootstrap draws for intervals [%(default)s]"
+    )
+    parser.add_argument("--worst", type=int, default=5, metavar="N", help="worst answers shown per task [%(default)s]")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.json, report.md and pictures there")
+    add_json(parser)
+    parser.set_defaults(run=run_eval)
+
+
+def _register_validate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "validate",
+        help="list what is wrong with annotated data",
+        description="Reads annotated data as training would, counts its examples and lists every fault with its place.",
+    )
+    parser.add_argument(
+        "data", metavar="DATA", help="a .jsonl, COCO or RefCOCO-style file, an ICDAR folder, or .tar shards"
+    )
+    parser.add_argument("--images", metavar="DIR", help="where image names lead [the folder of DATA]")
+    parser.add_argument("--task", action="append", default=[], help="ask this task only; may be repeated")
+    parser.add_argument("--headers", action="store_true", help="do not decode images: faster, misses damaged ones")
+    add_json(parser)
+    parser.set_defaults(run=run_validate)
+
+
+def run_validate(arguments: argparse.Namespace) -> int:
+    """`florence-edge validate`; 1 when there is any fault."""
+    from florence_train.data import load
+    from florence_train.data.record import tasks_of
+
+    data = load(
+        arguments.data,
+        images=arguments.images,
+        tasks=arguments.task,
+        check="header" if arguments.headers else "decode",
+        faults="skip",
+    )
+    counts = tasks_of(data.records)
+    faults = [str(fault) for fault in data.faults]
+    if arguments.json:
+        print_json({"data": arguments.data, "images": len(data), "examples": counts, "faults": faults})
+    else:
+        rows = [*counts.items(), ("images", len(data)), ("faults", len(faults))]
+        print("\n".join([table(rows, right=[1]), *faults]))
+    return 1 if faults else 0
+
+
+def run_eval(arguments: argparse.Namespace) -> int:
+    """`florence-edge eval`."""
+    from florence_edge.model import Florence
+    from florence_edge.options import SearchOptions
+    from florence_train.evaluate import EvalOptions
+
+    options = EvalOptions(
+        tasks=tuple(arguments.task),
+        limit=arguments.limit,
+        search=SearchOptions(beams=arguments.beams),
+        batch_size=arguments.batch,
+        resamples=arguments.resamples,
+        worst=arguments.worst,
+    )
+    with Florence.load(arguments.model, backend=arguments.backend, threads=arguments.threads) as model:
+        report = _evaluated(arguments, model, options)
+    if arguments.out is not None:
+        (arguments.out / "report.json").write_text(report.to_json(), encoding="utf-8")
+        (arguments.out / "report.md").write_text(report.to_markdown(), encoding="utf-8")
+    if arguments.json:
+        print_json(report.to_dict())
+    else:
+        print(_text(report))
+    return 0
+
+
+def _evaluated(arguments: argparse.Namespace, model: Florence, options: EvalOptions) -> Report:
+    from florence_train.evaluate import evaluate
+
+    data, count = _data(arguments, model)
+    gallery = None
+    if arguments.out is not None:
+        gallery = arguments.out / "worst"
+        if gallery.exists():
+            raise InputError(f"{gallery} exists; give another folder, or move the old one away")
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    with progress(min(count, options.limit or count), "eval") as bar:
+        return evaluate(model, data, options=options, name=arguments.data, gallery=gallery, on_image=bar.advance)
+
+
+def _data(arguments: argparse.Namespace, model: Florence) -> tuple[Dataset | Iterable[Record], int]:
+    """What to ask, and about how many images. Scenes are rendered at the size the model sees."""
+    from florence_train.data import load, tabletop
+
+    name, _, split = arguments.data.partition(":")
+    if name != _TABLETOP:
+        data = load(
+            arguments.data,
+            images=arguments.images,
+            tasks=arguments.task,
+            check="header",
+            faults="skip" if arguments.skip_faults else "raise",
+        )
+        return data, len(data)
+    from florence_train.tabletop import TabletopConfig
+
+    image = model.bundle.manifest.image
+    count = arguments.limit or _SCENES
+    config = TabletopConfig(height=image.height, width=image.width)
+    return tabletop(split or "val", count, config=config), count
+
+
+def _text(report: Report) -> str:
+    """The metrics as a table, and what went wrong."""
+    from florence_train.evaluate.report import percent
+
+    rows = [
+        (
+            metric.task,
+            metric.name,
+            percent(metric.value),
+            "" if metric.low is None else f"{percent(metric.low)} to {percent(metric.high)}",
+            metric.count,
+            metric.paper,
+        )
+        for metric in report.metrics
+    ]
+    header = ("task", "metric", "x 100", "interval", "n", "row of the paper")
+    parts = [
+        f"{report.data}: {report.images} images, {report.questions} questions, {report.seconds:.1f} s",
+        table(rows, header=header, right=[2, 3, 4]),
+    ]
+    for title, entries in (("questions without an answer", report.failures), ("data left out", report.faults)):
+        if entries:
+            parts.append("\n".join([f"{title}: {len(entries)}", *(f"  {entry}" for entry in entries[:20])]))
+    return "\n\n".join(parts)
