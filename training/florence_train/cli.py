@@ -25,8 +25,23 @@ _TABLETOP = "tabletop"
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the commands; this is the entry point."""
+    _register_train(subparsers)
     _register_eval(subparsers)
     _register_validate(subparsers)
+
+
+def _register_train(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "train",
+        help="train a model from a recipe",
+        description="Trains as a TOML recipe says; stopped at any moment, the same command goes on from there.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a TOML file, see training/recipes/")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the run's folder; the result is OUT/checkpoint")
+    parser.add_argument("--until", type=int, metavar="STEP", help="end this call there [the recipe's last step]")
+    parser.add_argument("--device", default="cpu", help="torch device [cpu]")
+    add_json(parser)
+    parser.set_defaults(run=run_train)
 
 
 def _register_eval(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -72,6 +87,31 @@ def _register_validate(subparsers: argparse._SubParsersAction[argparse.ArgumentP
     parser.add_argument("--headers", action="store_true", help="do not decode images: faster, misses damaged ones")
     add_json(parser)
     parser.set_defaults(run=run_validate)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """`florence-edge train`; 0 also when the run was interrupted and saved."""
+    from .recipe import load_recipe
+    from .run import CHECKPOINT, train
+
+    recipe = load_recipe(arguments.recipe)
+    steps = arguments.until or recipe.optimizer.steps
+    with progress(steps, "train") as bar:
+        seen = 0
+
+        def report(line: dict[str, float]) -> None:
+            nonlocal seen
+            bar.advance(int(line["step"]) - seen, f"loss {line['loss']:.3f}")
+            seen = int(line["step"])
+
+        outcome = train(recipe, arguments.out, until=arguments.until, device=arguments.device, report=report)
+    result = {"step": outcome.step, "finished": outcome.finished, "checkpoint": str(arguments.out / CHECKPOINT)}
+    if arguments.json:
+        print_json(result)
+    else:
+        state = "finished" if outcome.finished else f"saved after step {outcome.step}; run the same command to go on"
+        print(f"{state}: {result['checkpoint']}")
+    return 0
 
 
 def run_validate(arguments: argparse.Namespace) -> int:

@@ -35,8 +35,8 @@ class Stage:
 class DataRecipe:
     """Where samples come from and how a step draws them.
 
-    `source` is "tabletop" (rendered as training goes). `weights` maps upstream task tokens to
-    relative frequencies; a task that is not named is not drawn.
+    `source` is "tabletop" (rendered as training goes) or annotated data as `florence-edge validate` takes it. `weights`
+    maps upstream task tokens to relative frequencies; a task that is not named is not drawn.
     """
 
     weights: Mapping[str, float]
@@ -58,7 +58,11 @@ class TokenizerRecipe:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """AdamW with a linear warm-up and a cosine to `final_fraction` of the learning rate over `steps`."""
+    """AdamW with a linear warm-up and a cosine to `final_fraction` of the learning rate over `steps`.
+
+    `clip` limits the norm of the gradient. `ema` is the decay of the averaged weights that are kept in the end (0: the
+    last ones). `freeze` names parts of the model that stay as they are, such as "vision" or "encoder.layers.0".
+    """
 
     steps: int
     learning_rate: float = 1e-3
@@ -68,6 +72,7 @@ class OptimizerRecipe:
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
     ema: float = 0.0
+    freeze: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ def _parameters(*modules: torch.nn.Module) -> Iterator[Tensor]:
 
 def _parameter_groups(modules: list[torch.nn.Module], decay: float) -> list[dict[str, Any]]:
     """Matrices are decayed; biases, norms and embeddings are not."""
-    named = [(name, value) for module in modules for name, value in module.named_parameters()]
+    named = [(name, value) for module in modules for name, value in module.named_parameters() if value.requires_grad]
     matrices = [
         value for name, value in named if value.ndim > 1 and "embedding" not in name and "positions" not in name
     ]
