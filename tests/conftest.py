@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -33,21 +34,26 @@ def _missing() -> frozenset[str]:
 def _needs(path: Path) -> frozenset[str]:
     """Optional libraries that a test module, or a support module it imports, imports at module level."""
     found: set[str] = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-        for name in names:
-            root = name.split(".")[0]
-            if root == "support":
-                found |= _needs(Path(__file__).parent / (name.replace(".", "/") + ".py"))
-            elif root in ("florence_train", "florence_convert"):
-                found |= {"torch", *(["onnx"] if root == "florence_convert" else [])}
-            elif root in OPTIONAL:
-                found.add(root)
+    for name in _imports(path):
+        root = name.split(".")[0]
+        support = Path(__file__).parent / (name.replace(".", "/") + ".py")
+        if root == "support" and support.is_file():
+            found |= _needs(support)
+        elif root in ("florence_train", "florence_convert"):
+            found |= {"torch", *(["onnx"] if root == "florence_convert" else [])}
+        elif root in OPTIONAL:
+            found.add(root)
     return frozenset(found)
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Full names of what a module imports at module level."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

@@ -82,7 +82,7 @@ def _from_checkpoint(recipe: Recipe) -> _Start:
 
 
 def _from_nothing(recipe: Recipe, folder: Path) -> _Start:
-    """A new model for tabletop scenes, and a tokenizer trained on what is said about them (kept in the run's folder)."""
+    """A new model for tabletop scenes, and a tokenizer trained on what is said about them."""
     path = folder / _TOKENIZER
     if not path.exists():
         corpus = texts(recipe.tokenizer.scenes, seed=recipe.data.seed)
