@@ -223,7 +223,14 @@ class Manifest:
 def path_fault(name: str) -> str | None:
     """Why `name` cannot be a file of a bundle, or None: only plain relative paths with `/` are allowed."""
     path = PurePosixPath(name)
-    if name in ("", ".") or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or str(path) != name:
+    if (
+        name in ("", ".")
+        or path.is_absolute()
+        or ".." in path.parts
+        or "\\" in name
+        or ":" in name
+        or str(path) != name
+    ):
         return f"{name!r} is no plain relative path inside the bundle"
     return None
 

@@ -1,0 +1,121 @@
+"""The subcommands `convert` and `verify` of `florence-edge`.
+
+Only the command line lives here: each command is one call of the function that does the work, which is imported when
+the command runs, so that `--help` need not load torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from florence_edge.cli.output import add_json, print_json, progress, size, table
+from florence_edge.geometry import ImageSize
+
+if TYPE_CHECKING:
+    from florence_edge.bundle import Bundle
+    from florence_edge.manifest import Parity
+
+    from .verify import VerifyReport
+
+_SIZE = re.compile(r"(\d+)x(\d+)")
+_CHECKS = 7  # what `verify` checks at most before it compares
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds both commands; this is the entry point."""
+    convert = subparsers.add_parser("convert", help="make an ONNX bundle of a checkpoint and measure its parity")
+    convert.add_argument("checkpoint", metavar="FOLDER_OR_HUB_ID", help="a checkpoint folder, or owner/name on the hub")
+    convert.add_argument("out", metavar="OUT", help="the bundle folder to write")
+    convert.add_argument(
+        "--image-size", type=_image_size, metavar="HxW", help="height and width in pixels; default: the checkpoint's"
+    )
+    convert.add_argument("--opset", type=int, default=20, help="ONNX opset, 18 to 20 (default: %(default)s)")
+    convert.add_argument("--overwrite", action="store_true", help="replace a bundle that is already at OUT")
+    add_json(convert)
+    convert.set_defaults(run=run_convert)
+
+    verify = subparsers.add_parser("verify", help="check a bundle, by itself or against its source")
+    verify.add_argument("bundle", metavar="BUNDLE", help="a bundle folder or the name of a bundled model")
+    verify.add_argument("--against", metavar="OTHER", help="a bundle, a checkpoint folder or a hub id to compare with")
+    verify.add_argument("--pairs", type=int, default=4, help="image/prompt pairs compared (default: %(default)s)")
+    add_json(verify)
+    verify.set_defaults(run=run_verify)
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    """`florence-edge convert`."""
+    from .export import STEPS, export_bundle
+
+    with progress(len(STEPS), "convert") as bar:
+        bundle = export_bundle(
+            arguments.checkpoint,
+            arguments.out,
+            image_size=arguments.image_size,
+            opset=arguments.opset,
+            overwrite=arguments.overwrite,
+            on_step=lambda step: bar.advance(note=step),
+        )
+    if arguments.json:
+        print_json({"bundle": str(bundle.folder), "manifest": bundle.manifest.to_dict()})
+    else:
+        print(_bundle_text(bundle))
+    return 0
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """`florence-edge verify`; 1 when anything is wrong or over tolerance."""
+    from .comparison import CaseOptions
+    from .verify import verify_bundle
+
+    with progress(_CHECKS + (arguments.against is not None), "verify") as bar:
+        report = verify_bundle(
+            arguments.bundle,
+            arguments.against,
+            options=CaseOptions(pairs=arguments.pairs),
+            on_step=lambda step: bar.advance(note=step),
+        )
+    if arguments.json:
+        print_json(report.to_dict())
+    else:
+        print(_report_text(report))
+    return 0 if report.ok else 1
+
+
+def _image_size(text: str) -> ImageSize:
+    """`HxW` as a size."""
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write height x width in pixels, as in 768x768")
+    return ImageSize(width=int(found[2]), height=int(found[1]))
+
+
+def _bundle_text(bundle: Bundle) -> str:
+    """What was written, and its parity."""
+    rows = [(name, size(record.bytes)) for name, record in bundle.manifest.files.items()]
+    parity = bundle.manifest.parity
+    parts = [f"wrote {bundle.folder}", table(rows, right=[1])]
+    return "\n\n".join([*parts, _parity_text(parity)] if parity else parts)
+
+
+def _report_text(report: VerifyReport) -> str:
+    """The checks, their faults and the comparison."""
+    rows = [(check.name, "ok" if check.ok else "WRONG") for check in report.checks]
+    faults = [f"{check.name}: {fault}" for check in report.checks for fault in check.faults]
+    parts = [report.bundle, table(rows, header=("check", "")), *faults]
+    if report.comparison is not None:
+        parts.append(_parity_text(report.comparison))
+    return "\n\n".join(parts)
+
+
+def _parity_text(parity: Parity) -> str:
+    """Errors per graph and identical answers per search setting."""
+    rows = [
+        (f"largest error, {graph}", f"{error:.2e}", f"{parity.tolerance[graph]:.0e}")
+        for graph, error in parity.max_abs_error.items()
+    ]
+    rows += [
+        (f"identical ids, {search}", f"{same} of {parity.pairs}", "all") for search, same in parity.identical.items()
+    ]
+    return table(rows, header=(f"against {parity.reference}", "measured", "allowed"), right=[1, 2])

@@ -1,0 +1,139 @@
+"""Conversion of a checkpoint into an ONNX bundle: trace, simplify, write, measure, and only then put in place."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import torch
+
+from florence_edge import __version__
+from florence_edge.bundle import Bundle, check_target, seal, staging
+from florence_edge.errors import InputError
+from florence_edge.geometry import ImageSize
+from florence_edge.manifest import Graphs, Manifest, Producer
+from florence_edge.tokens import Tokens
+from florence_train.checkpoint import load_checkpoint
+from florence_train.generation import read_generation
+from florence_train.model import FlorenceModel
+
+from .graphs import GraphSource, graph_sources, graph_tables
+from .hub import locate
+from .parity import measure
+from .simplify import simplify
+from .sizes import limits_of, resized
+from .source import copy_papers, describe
+from .tokenizer import read_tokenizer, save_tokenizer
+from .weights import save_models
+
+OPSETS = (18, 19, 20)
+"""What TensorRT 10.3 (JetPack 6) and every ONNX Runtime since 1.17 read."""
+
+STEPS = ("checkpoint", "vision", "encoder", "decoder", "weights", "parity")
+"""What `export_bundle` reports as finished, in this order."""
+
+_PRODUCER = "florence-edge"
+
+
+def export_bundle(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    image_size: ImageSize | None = None,
+    opset: int = OPSETS[-1],
+    overwrite: bool = False,
+    on_step: Callable[[str], None] | None = None,
+) -> Bundle:
+    """Converts a checkpoint folder, or a hub id `owner/name`, into a bundle folder and measures its parity with torch.
+
+    `image_size` replaces the size of the checkpoint's image processor; any that the model's position tables hold is
+    allowed. `on_step` is called with each of `STEPS` when it is done. The same checkpoint gives the same files, but for
+    the measured numbers in the manifest. Raises `CheckpointError`, `InputError`, `BundleError` (where `out` may not be
+    written) or `ParityError`; `out` is left as it was in every case.
+    """
+    if opset not in OPSETS:
+        raise InputError(f"opset is {opset}; it must be one of {', '.join(map(str, OPSETS))}")
+    check_target(out, overwrite=overwrite)
+    done = on_step or (lambda step: None)
+    folder, name = locate(checkpoint)
+    model, config = load_checkpoint(folder)
+    tokenizer = read_tokenizer(folder, rows=config.text.vocab_size)
+    config = model.config = resized(config, image_size, Tokens(tokenizer))
+    done("checkpoint")
+    with staging(out, overwrite=overwrite) as target:
+        tables = graph_tables(config)
+        _write_graphs(model, tables, target, opset=opset, done=done)
+        copy_papers(folder, target)
+        manifest = Manifest(
+            producer=Producer(
+                _PRODUCER, __version__, platform.python_version(), torch=str(torch.__version__), onnx=onnx.__version__
+            ),
+            source=describe(folder, name),
+            precision="fp32",
+            model=config.to_dict(),
+            image=config.image,
+            tokenizer=save_tokenizer(tokenizer, target),
+            limits=limits_of(config),
+            search=read_generation(folder),
+            graphs=tables,
+        )
+        seal(target, manifest)
+        parity = measure(model, Bundle.open(target, verify="size"))
+        seal(target, replace(manifest, parity=parity))
+        done("parity")
+    return Bundle.open(out, verify="size")
+
+
+def _write_graphs(
+    model: FlorenceModel, tables: Graphs, target: Path, *, opset: int, done: Callable[[str], None]
+) -> None:
+    """Traces, simplifies and writes the three graphs and their weights."""
+    models = []
+    for source in graph_sources(model, tables):
+        traced = trace(source, opset=opset)
+        simplify(traced, source.table)
+        traced.producer_name, traced.producer_version = _PRODUCER, __version__
+        models.append((source.table.file, traced))
+        done(source.name)
+    save_models(target, models)
+    done("weights")
+
+
+def trace(source: GraphSource, *, opset: int) -> ir.Model:
+    """One graph as the exporter gives it: not optimised, with the names of the table."""
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            source.module.eval(),
+            source.example(),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[tensor.name for tensor in source.table.inputs],
+            output_names=[tensor.name for tensor in source.table.outputs],
+            dynamic_shapes=source.dynamic_shapes(),
+            optimize=False,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError(f"torch.onnx.export gave nothing for {source.name}")
+    return program.model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's notes about torchvision and deprecated helpers of its own from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
