@@ -1,7 +1,6 @@
 """What an engine must offer (three verbs), and how one is found by name.
 
-`onnx` and `tensorrt` live beside this file; other packages register theirs under the entry-point group
-`florence_edge.backends`, so that this package never imports them.
+`registry` finds one by name: those that live beside this file, and those that other packages register.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from ..geometry import Float32Array, Int64Array
-from ..options import SearchOptions
+from florence_edge.geometry import Float32Array, Int64Array
+from florence_edge.options import SearchOptions
 
 Finish = Literal["eos", "length"]
 
@@ -22,8 +21,8 @@ class Hypothesis:
 
     `ids` are the generated token ids [T] int64 without the start token, `</s>` included when it was generated.
     `token_logprobs` [T] float32 are the natural-log probabilities the model gave each of them before any token was
-    banned (0 for a forced token), so `exp` of their mean is the geometric mean probability. `score` is the search's own: their sum divided by
-    `T ** length_penalty`. `finish` is "length" when the token limit ended the answer.
+    banned (0 for a forced token), so `exp` of their mean is the geometric mean probability. `score` is the search's
+    own: their sum divided by `T ** length_penalty`. `finish` is "length" when the token limit ended the answer.
     """
 
     ids: Int64Array

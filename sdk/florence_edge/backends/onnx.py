@@ -1,0 +1,209 @@
+"""Runs a bundle in ONNX Runtime; the one module of this package that imports it.
+
+All three graphs are opened at once, so that a bundle which cannot run is refused before the first image. Calls from
+several threads are safe: each keeps its caches to itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from florence_edge import search
+from florence_edge.bundle import Bundle
+from florence_edge.errors import BackendError, DependencyError, InputError, missing
+from florence_edge.geometry import Float32Array, Int64Array
+from florence_edge.options import SearchOptions
+
+from . import Hypothesis, ImageFeatures
+from ._onnx_decoder import OnnxDecoder, run_bound
+from .request import Bounds, Request, check_pixels, make_request
+
+MINIMUM = (1, 20)
+"""Oldest ONNX Runtime that runs the graphs' operators (opset 20) on every platform of the project."""
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True, eq=False)
+class HostFeatures:
+    """Encoded images [B, N, D] float32 in host memory."""
+
+    values: Float32Array
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def numpy(self) -> Float32Array:
+        """A copy, [B, N, D] float32."""
+        copy: Float32Array = self.values.copy()
+        return copy
+
+
+class OnnxBackend:
+    """A bundle in ONNX Runtime.
+
+    `threads` is the number of CPU threads of an operator (None: one per core that the process may use). `providers` are
+    execution providers in order of preference, by ONNX Runtime's names; the CPU is used without and behind them. With
+    the CUDA provider the cross-attention cache stays on the GPU, while the small self-attention cache is copied there
+    at every step.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] | None = None) -> None:
+        manifest = bundle.manifest
+        self._sessions = _Sessions(bundle, threads, providers)
+        self._graphs = manifest.graphs
+        vocabulary = manifest.graphs.decoder.outputs[0].shape[-1]
+        self._bounds = Bounds(manifest.limits, manifest.search, int(vocabulary))
+
+    def encode_image(self, pixels: Float32Array) -> HostFeatures:
+        """Encodes images [B, 3, H, W] float32 one after another: a batch would only multiply the memory needed.
+
+        Raises `InputError` for another dtype or shape, `BackendError` for features that are not finite.
+        """
+        shape = self._graphs.vision.inputs[0].shape
+        check_pixels(pixels, tuple(None if isinstance(size, str) else size for size in shape))
+        features = np.concatenate([self._features(image[None]) for image in pixels])
+        if not np.isfinite(features).all():
+            raise BackendError("the vision graph gave non-finite features: the pixels or the weights are not finite")
+        return HostFeatures(features)
+
+    def generate(
+        self,
+        features: ImageFeatures,
+        prompt_ids: Sequence[Int64Array],
+        options: SearchOptions | None = None,
+        image_of: Sequence[int] | None = None,
+    ) -> list[Hypothesis]:
+        """Answers prompts; see `Backend.generate`. Prompts of different lengths are padded and masked."""
+        if not len(prompt_ids):
+            return []
+        request = make_request(self._bounds, len(features), prompt_ids, options, image_of)
+        return search.generate(self._decoder(features, request), len(prompt_ids), request.config)
+
+    def stream(
+        self, features: ImageFeatures, prompt_ids: Int64Array, options: SearchOptions | None = None
+    ) -> Generator[Int64Array, None, Hypothesis]:
+        """Answers one prompt about one image piece by piece; see `StreamingBackend.stream`."""
+        request = make_request(self._bounds, len(features), [prompt_ids], options, None)
+        return (yield from search.stream(self._decoder(features, request), request.config))
+
+    def close(self) -> None:
+        """Closes the sessions; later calls raise `BackendError`."""
+        self._sessions.close()
+
+    def _features(self, pixels: Float32Array) -> Float32Array:
+        """Features [1, N, D] of one image; working memory goes back to the system, it is by far the largest of all."""
+        session, graph = self._sessions["vision"], self._graphs.vision
+        try:
+            (features,) = session.run(None, {graph.inputs[0].name: pixels}, self._sessions.tidy)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise BackendError(f"ONNX Runtime failed in {graph.file}: {error}") from error
+        return cast(Float32Array, features)
+
+    def _decoder(self, features: ImageFeatures, request: Request) -> OnnxDecoder:
+        """Encodes image and prompt together; what comes out stays in ONNX Runtime, bound to the decoder."""
+        if not isinstance(features, HostFeatures):
+            raise InputError(f"features are {type(features).__name__}; encode the image with the backend that is asked")
+        session, graph = self._sessions["encoder"], self._graphs.encoder
+        inputs = (features.values[request.image_of], request.prompt_ids, request.prompt_mask)
+        binding = session.io_binding()
+        for tensor, values in zip(graph.inputs, inputs, strict=True):
+            binding.bind_cpu_input(tensor.name, values)
+        for tensor in graph.outputs:
+            binding.bind_output(tensor.name, self._sessions.device)
+        run_bound(session, binding, graph.file)
+        cross = dict(zip([tensor.name for tensor in graph.outputs], binding.get_outputs(), strict=True))
+        return OnnxDecoder(self._sessions["decoder"], self._graphs.decoder, cross, request)
+
+
+class _Sessions:
+    """The sessions of a bundle's three graphs."""
+
+    def __init__(self, bundle: Bundle, threads: int | None, providers: Sequence[str] | None) -> None:
+        runtime = _runtime()
+        names = _provider_list(providers, runtime.get_available_providers())
+        self._graphs = {
+            name: _session(runtime, bundle.path(graph.file), threads, names)
+            for name, graph in bundle.manifest.graphs.items()
+        }
+        self.device = "cuda" if names[0] == CUDA else "cpu"
+        self.tidy = runtime.RunOptions()
+        if self.device == "cpu":
+            self.tidy.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+    def __getitem__(self, graph: str) -> Any:
+        if graph not in self._graphs:
+            raise BackendError("the backend was closed; open the bundle again")
+        return self._graphs[graph]
+
+    def close(self) -> None:
+        """Drops the sessions; a call that is still running keeps those that it uses."""
+        self._graphs = {}
+
+
+def _session(runtime: Any, path: Path, threads: int | None, providers: Sequence[str]) -> Any:
+    """An open graph; its weights are mapped from the file, not read."""
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = _default_threads() if threads is None else threads
+    try:
+        return runtime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise BackendError(
+            f"onnxruntime {runtime.__version__} cannot open {path}: {error}; verify the bundle (florence-edge verify), "
+            "or install a newer onnxruntime"
+        ) from error
+
+
+def _default_threads() -> int:
+    """0, ONNX Runtime's own choice (a thread per physical core), unless the process may use only some of the CPUs.
+
+    ONNX Runtime counts the machine's cores whatever the process is allowed, and too many threads wait for each other.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 0 if allowed == os.cpu_count() else allowed or 0
+
+
+def _provider_list(wanted: Sequence[str] | None, present: Sequence[str]) -> list[str]:
+    """The wanted execution providers with the CPU behind them; `InputError` for one that is not in this build."""
+    absent = [name for name in wanted or () if name not in present]
+    if absent:
+        raise InputError(
+            f"this onnxruntime has no {', '.join(absent)}; it has {', '.join(present)}. For CUDA: pip uninstall "
+            "onnxruntime, then pip install onnxruntime-gpu"
+        )
+    return list(dict.fromkeys([*(wanted or ()), CPU]))
+
+
+def _runtime() -> Any:
+    """The onnxruntime module; `DependencyError` where it is missing or too old."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing("onnxruntime", extra="onnx", needed_for="the onnx backend") from error
+    version = getattr(onnxruntime, "__version__", "0.0")
+    if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM:
+        oldest = ".".join(map(str, MINIMUM))
+        raise DependencyError(
+            f"onnxruntime {version} is too old, {oldest} or newer is needed; run: "
+            f"pip install -U 'onnxruntime>={oldest}'"
+        )
+    return onnxruntime
+
+
+def open_backend(bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] | None = None) -> OnnxBackend:
+    """Opens a bundle; the registry's way in."""
+    return OnnxBackend(bundle, threads=threads, providers=providers)
+
+
+def probe() -> str:
+    """Version and execution providers of the ONNX Runtime found; `DependencyError` where there is no usable one."""
+    runtime = _runtime()
+    return f"onnxruntime {runtime.__version__} with {', '.join(runtime.get_available_providers())}"
