@@ -22,7 +22,7 @@ class ImageError(InputError):
 
 
 class BundleError(FlorenceError, ValueError):
-    """A bundle folder is not usable: missing or altered file, newer format, unknown key, path that leaves the folder."""
+    """A bundle folder is not usable: missing or altered file, newer format, unknown key, path that leaves it."""
 
 
 class CheckpointError(FlorenceError, ValueError):

@@ -60,7 +60,7 @@ class SearchConfig:
                 (self.max_new_tokens < 1, f"max_new_tokens is {self.max_new_tokens}; it must be 1 or more"),
                 (
                     not 0 <= self.min_new_tokens <= self.max_new_tokens,
-                    f"min_new_tokens is {self.min_new_tokens}; it must lie in 0..max_new_tokens ({self.max_new_tokens})",
+                    f"min_new_tokens is {self.min_new_tokens}; it must lie in 0..{self.max_new_tokens}, the limit",
                 ),
                 (self.no_repeat_ngram < 0, f"no_repeat_ngram is {self.no_repeat_ngram}; it must be 0 (off) or more"),
                 (
@@ -74,7 +74,7 @@ class SearchConfig:
             raise InputError("; ".join(faults))
 
     def over(self, options: SearchOptions | None) -> SearchConfig:
-        """This setting with everything that `options` says replacing its own; raises `InputError` when that is invalid."""
+        """This setting with what `options` says in place of its own; raises `InputError` when that is invalid."""
         if options is None:
             return self
         changes = {key: value for key, value in asdict(options).items() if value is not None}

@@ -5,9 +5,9 @@ of the answer, the score of a region, phrase, line or caption is the geometric m
 
     score = exp(mean_t log p_t),
 
-the mean running over the tokens of its label and of its own coordinates (a label shared by several boxes counts for each
-of them). The published large checkpoint's processor uses the same mean over coordinates or label alone. NaN means that
-the probabilities are not known, as when the raw text of another runtime is parsed.
+the mean running over the tokens of its label and of its own coordinates (a label shared by several boxes counts for
+each of them). The published large checkpoint's processor uses the same mean over coordinates or label alone. NaN means
+that the probabilities are not known, as when the raw text of another runtime is parsed.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Result:
     """What every answer carries.
 
     `task` is the upstream token; `size` the original image's size. `scores` is [N] float32, one per item. `finish` is
-    "eos" when the model ended its answer, "length" when the token limit did: the answer is then cut short. `tokens` counts
-    generated tokens, `dropped` the malformed pieces the parser left out. `timings_ms` maps stage names (`load`,
+    "eos" when the model ended its answer, "length" when the token limit did: the answer is then cut short. `tokens`
+    counts generated tokens, `dropped` the malformed pieces the parser left out. `timings_ms` maps stage names (`load`,
     `preprocess`, `vision`, `search`, `parse`) to milliseconds; stages that an encoded view skipped are absent. `raw` is
     the answer as the model wrote it, added tokens included.
     """
@@ -86,9 +86,10 @@ class Detections(Result):
     """Labelled boxes.
 
     `boxes` is [N, 4] float32 x1 y1 x2 y2 with x1 <= x2 and y1 <= y2, inside the image. `labels` has N strings, empty
-    ones for region proposals. `class_ids` is [N] int64: the index into `classes` where class names or a list of labels was given
-    (-1 for a label that is none of them), else the index among the distinct labels in order of appearance. `polygons[i]` holds the rings of box i ([M, 2] float32 each)
-    where the model answered with a polygon instead of a box, and is empty otherwise.
+    ones for region proposals. `class_ids` is [N] int64: the index into `classes` where class names were given (-1 for a
+    label that is none of them), else the index among the distinct labels in order of appearance. `polygons[i]` holds
+    the rings of box i ([M, 2] float32 each) where the model answered with a polygon, and is empty where with a box; the
+    whole tuple is empty when there are only boxes.
     """
 
     boxes: Float32Array

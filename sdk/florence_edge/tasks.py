@@ -1,7 +1,7 @@
 """The fifteen tasks of Florence-2 as one table: this module alone knows prompts, input kinds and answer forms.
 
-Prompt sentences and tokens are those of the published processor (microsoft/Florence-2, processing_florence2.py). None of
-the task tokens is in the vocabulary: the model is asked with the sentence, never with the token.
+Prompt sentences and tokens are those of the published processor (microsoft/Florence-2, processing_florence2.py). None
+of the task tokens is in the vocabulary: the model is asked with the sentence, never with the token.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Grammar(Enum):
 class Task:
     """One row of the table.
 
-    `method` is the method of `Florence` that asks it and `detail` the keyword that selects among tasks of one method.
-    `prompt` is the sentence sent to the encoder, with `{input}` where the input goes. `budget` is the default limit of new
-    tokens, generous for the answers the task can have, so that a runaway answer ends early.
+    `method` is the method of `Florence` that asks it.
+    `prompt` is the sentence sent to the encoder, with `{input}` where the input goes. `budget` is the default limit of
+    new tokens, generous for the answers the task can have, so that a runaway answer ends early.
     """
 
     token: str
@@ -138,9 +138,7 @@ TASKS: tuple[Task, ...] = (
         Grammar.LABELLED_BOXES_OR_POLYGONS,
         1023,
     ),
-    Task(
-        "<REGION_TO_CATEGORY>", "classify_region", "What is the region {input}?", InputKind.BOX, Grammar.TEXT, 32
-    ),
+    Task("<REGION_TO_CATEGORY>", "classify_region", "What is the region {input}?", InputKind.BOX, Grammar.TEXT, 32),
     Task(
         "<REGION_TO_DESCRIPTION>",
         "describe_region",

@@ -1,7 +1,8 @@
 """The 1,024 task and location tokens that Florence-2 adds to a text vocabulary, and where they begin.
 
 The order is that of the published processor. In the published checkpoints the text vocabulary is BART's, so the first
-added token has id 50265; a model trained from scratch may bring a smaller text vocabulary, with the same tokens behind it.
+added token has id 50265; a model trained from scratch may bring a smaller text vocabulary, with the same tokens behind
+it.
 """
 
 from __future__ import annotations
