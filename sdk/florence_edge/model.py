@@ -101,9 +101,13 @@ class Florence:
     def __repr__(self) -> str:
         return f"Florence({str(self.bundle.folder)!r}, backend={type(self.backend).__name__})"
 
-    def encode(self, image: ImageSource, *, bgr: bool = False) -> View:
-        """Encodes an image for any number of questions. `bgr` says that an array has OpenCV's channel order."""
-        return self._runtime.see(self._runtime.prepare(image, bgr=bgr))
+    def encode(self, image: ImageSource | Prepared, *, bgr: bool = False) -> View:
+        """Encodes an image for any number of questions. `bgr` says that an array has OpenCV's channel order.
+
+        What `view.prepare` made of an image, in another thread say, is taken as it is.
+        """
+        ready = image if isinstance(image, Prepared) else self._runtime.prepare(image, bgr=bgr)
+        return self._runtime.see(ready)
 
     # Any task by its name
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from florence_edge.bundle import Bundle, bundled_names
 from florence_edge.errors import BundleError, InputError
+from florence_edge.files import write
 from florence_edge.images import load_image
 from florence_edge.model import Florence
 from florence_edge.prompts import TaskInput
@@ -32,7 +33,6 @@ from .demo_scene import scene
 from .output import add_json, print_json, progress, table
 from .pictures import annotated
 from .show import score, summary
-from .store import write
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -15,11 +15,11 @@ from florence_edge.geometry import ImageSize
 from florence_edge.model import Florence
 from florence_edge.options import SearchOptions
 from florence_edge.prompts import TaskInput, prompt_for
+from florence_edge.stream.pictures import expand
 from florence_edge.tasks import TASKS, InputKind, Task, find
 
 from . import INTERRUPTED, UsageError
 from .output import add_json, print_json, progress
-from .pictures import expand
 from .show import show, summary
 from .store import Store
 
@@ -44,7 +44,7 @@ def register(subparsers: Subparsers) -> None:
         "task", metavar="TASK", help="a task's name, its token (<OD>), or a method of Florence (detect)"
     )
     parser.add_argument(
-        "images", metavar="IMAGE", nargs="+", help="an image file, a folder, or a pattern ('photos/**')"
+        "images", metavar="IMAGE", nargs="+", help="an image file, a folder, a pattern ('photos/**') or a list (.txt)"
     )
     parser.add_argument(
         "--input",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from florence_edge.files import write
 from florence_edge.options import SearchOptions
 from florence_edge.prompts import TaskInput
 from florence_edge.results import Result
@@ -66,13 +66,3 @@ class Store:
         asked = [self.task.token, self.given, asdict(self.search)]
         key = hashlib.sha256(json.dumps([identity, asked]).encode("utf-8")).hexdigest()[:12]
         return self.folder / f"{image.stem}.{self.task.name}.{key}.json"
-
-
-def write(path: Path, data: bytes) -> None:
-    """Writes a file in one step, its bytes on the disk first: nobody, and no power cut, ever sees a half of it."""
-    scratch = path.with_name(f".{path.name}.part")
-    with scratch.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    scratch.replace(path)

@@ -1,0 +1,209 @@
+"""`florence-edge watch`: tasks over cameras, videos, images and bags."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from florence_edge.bundle import Bundle
+from florence_edge.model import Florence
+from florence_edge.options import SearchOptions
+from florence_edge.stream import Ask, Counts, Event, Reconnect, StreamOptions, Watch, watch
+from florence_edge.stream.asks import as_asks
+from florence_edge.stream.uris import examples
+from florence_edge.tasks import find
+
+from . import INTERRUPTED, UsageError
+from .output import add_json, print_json
+from .run import read_input
+from .show import summary
+
+if TYPE_CHECKING:
+    from .main import Subparsers
+
+TERMINATED = 143
+"""Exit code after SIGTERM (128 + 15, as shells have it)."""
+
+_EPILOG = f"""sources: {", ".join(examples("source"))}
+sinks:   {", ".join(examples("sink"))}
+
+A name behind # tags a source. Cameras: the newest frame is taken, the others are dropped and counted. Recordings: every
+frame, in order; --resume goes on where the sinks end.
+
+  florence-edge watch v4l2://0 --task detect --input "red cube" --hz 5 --task caption --every 60
+  florence-edge watch drive.mp4 --task segment --input "the road" --sink road.jsonl --sink road.mkv"""
+
+
+class _Task(argparse.Action):
+    """Collects `--task` and what belongs to it: options apply to the task before them."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, space: argparse.Namespace, value: Any, option: str | None = None
+    ) -> None:
+        tasks: list[dict[str, Any]] = list(space.tasks or [])
+        name = self.dest.removeprefix("task_")
+        if name == "task":
+            tasks.append({"task": value, "input": []})
+        elif not tasks:
+            parser.error(f"{option} belongs to the --task before it, but there is none")
+        else:
+            last = dict(tasks[-1])
+            if name != "input" and name in last:
+                parser.error(f"{option} is given twice for the task {last['task']}")
+            last[name] = [*last["input"], value] if name == "input" else value
+            tasks[-1] = last
+        space.tasks = tasks
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, handled as Ctrl-C is."""
+
+
+def register(subparsers: Subparsers) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "watch",
+        help="ask tasks about cameras, videos, images and bags as they come",
+        description="Asks tasks about every frame of a stream and prints or keeps the answers.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sources", metavar="SOURCE", nargs="+", help="a URI or a path, see below")
+    parser.add_argument(
+        "--task", dest="task_task", action=_Task, metavar="TASK", help="as in florence-edge run; repeat"
+    )
+    parser.add_argument("--input", dest="task_input", action=_Task, metavar="TEXT", help="of the task before it")
+    parser.add_argument(
+        "--every",
+        dest="task_every",
+        action=_Task,
+        type=int,
+        metavar="N",
+        help="every Nth frame [1], of the task before it",
+    )
+    parser.add_argument(
+        "--hz",
+        dest="task_hz",
+        action=_Task,
+        type=float,
+        metavar="HZ",
+        help="so many times a second, of the task before it",
+    )
+    parser.add_argument(
+        "--sink", action="append", default=[], metavar="SINK", help="where answers go, see below; repeat"
+    )
+    parser.add_argument("--fps", type=float, metavar="N", help="look at so many frames per second of capture time")
+    parser.add_argument("--duration", type=float, metavar="S", help="stop after so many seconds")
+    parser.add_argument("--budget-ms", type=float, metavar="N", help="time of the engine per frame; says what it cut")
+    parser.add_argument("--resume", action="store_true", help="go on where the sinks end")
+    parser.add_argument("--patience", type=float, metavar="S", help="give a lost camera up after so many seconds [300]")
+    parser.add_argument(
+        "--bundle", default="tabletop", help="a bundle folder or the name of a bundled model [tabletop]"
+    )
+    parser.add_argument("--backend", default="onnx", help="the engine [onnx]; see florence-edge doctor")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine")
+    parser.add_argument("--beams", type=int, metavar="N", help="beams of the search, 1 for greedy [the bundle's]")
+    add_json(parser)
+    parser.set_defaults(run=run, tasks=None)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Watches until the sources end, the time is up or somebody stops it; the output is complete in every case."""
+    if arguments.resume and not arguments.sink:
+        raise UsageError("--resume needs --sink: where to go on is known from what a sink holds")
+    asks = _asks(arguments)
+    patience = {} if arguments.patience is None else {"patience_s": arguments.patience}
+    options = StreamOptions(
+        fps=arguments.fps,
+        duration_s=arguments.duration,
+        budget_ms=arguments.budget_ms,
+        resume=arguments.resume,
+        reconnect=Reconnect(**patience),
+        note=_say,
+    )
+    bundle = Bundle.open(arguments.bundle)
+    with _sigterm(), Florence.load(bundle, backend=arguments.backend, threads=arguments.threads) as model:
+        events = watch(model, arguments.sources, asks, sinks=arguments.sink, options=options)
+        try:
+            with events:
+                return _follow(events, as_json=arguments.json, kept=bool(arguments.sink))
+        finally:
+            for line in _account(events.counts):
+                _say(line)
+
+
+def _follow(events: Watch, *, as_json: bool, kept: bool) -> int:
+    """Prints events until there are no more or somebody stops it; returns the exit code."""
+    try:
+        for event in events:
+            _tell(event, as_json=as_json)
+    except KeyboardInterrupt as stop:
+        code, word = (TERMINATED, "terminated") if isinstance(stop, _Terminated) else (INTERRUPTED, "interrupted")
+        _say(f"{word}; what was answered is complete{', --resume goes on from here' if kept else ''}")
+        return code
+    return 0
+
+
+def _asks(arguments: argparse.Namespace) -> Sequence[Ask]:
+    """The tasks of the command line."""
+    if not arguments.tasks:
+        raise UsageError("no --task is given; for example: --task detect --input 'red cube'")
+    search = None if arguments.beams is None else SearchOptions(beams=arguments.beams)
+    return as_asks(
+        Ask(
+            given["task"],
+            read_input(find(given["task"], with_input=bool(given["input"])), given["input"]),
+            every=given.get("every", 1),
+            hz=given.get("hz"),
+            search=search,
+        )
+        for given in arguments.tasks
+    )
+
+
+def _tell(event: Event, *, as_json: bool) -> None:
+    """Prints one event: a line of JSON, or a line for people."""
+    if as_json:
+        print_json(event.to_dict(), indent=None)
+        return
+    frame = event.frame
+    found = [f"{name}: {summary(result)}" for name, result in event.results.items()]
+    found += [f"{name}: failed: {error}" for name, error in event.errors.items()]
+    found += [] if frame.error is None else [f"not read: {frame.error}"]
+    cut = [] if event.spending is None else [f"cut {cut}" for cut in event.spending.cuts]
+    print(f"{frame.tag} {frame.index}  {event.age_ms:.0f} ms  " + "  ".join([*found, *cut]), flush=True)
+
+
+def _account(counts: Mapping[str, Counts]) -> Iterator[str]:
+    """One line per source: what became of its frames."""
+    for tag, count in counts.items():
+        parts = [f"{count.captured} frames", f"{count.done} done"]
+        parts += [
+            f"{amount} {word}"
+            for amount, word in ((count.dropped, "dropped"), (count.skipped, "not due"), (count.failed, "failed"))
+            if amount
+        ]
+        yield f"{tag}: {', '.join(parts)}"
+
+
+def _say(text: str) -> None:
+    print(f"florence-edge: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """Lets SIGTERM end the loop as Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

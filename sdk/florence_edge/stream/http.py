@@ -1,0 +1,73 @@
+"""A receiver on the network: every event is POSTed to it as JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+
+from .events import Event, document
+from .protocols import Run, SinkError
+from .uris import Uri
+
+ATTEMPTS = 6
+FIRST_WAIT_S, LONGEST_WAIT_S, TIMEOUT_S = 0.25, 8.0, 10.0
+"""Waits between attempts double; a receiver that names a time itself (`Retry-After`) gets it, up to the longest."""
+
+_PASSING = (408, 425, 429)
+"""Refusals that may pass, beside all of the receiver's own faults (5xx)."""
+
+
+def open_sink(uri: Uri) -> Receiver:
+    """The receiver at an address."""
+    return Receiver(uri.target)
+
+
+class Receiver:
+    """A `Sink` that answers each event with 2xx once it has it.
+
+    An event whose acknowledgement was lost is sent again; `Idempotency-Key` (run, source, frame) lets the receiver see
+    that. Redirections are followed by the rules of `urllib`. After six attempts the run ends.
+    """
+
+    def __init__(self, address: str, *, pause: Callable[[float], None] = time.sleep) -> None:
+        self._address, self._pause = address, pause
+
+    def open(self, run: Run) -> None:
+        """As in `Sink`: what a receiver has kept is its own affair."""
+        self._run = run
+
+    def write(self, event: Event) -> None:
+        """As in `Sink`."""
+        body = json.dumps(document(event, self._run), ensure_ascii=False, allow_nan=False).encode("utf-8")
+        key = f"{self._run.key}-{event.frame.tag}-{event.frame.index}"
+        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+        request = urllib.request.Request(self._address, data=body, headers=headers, method="POST")
+        for attempt in range(ATTEMPTS):
+            fault, wait = self._send(request, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt))
+            if fault is None:
+                return
+            if wait is None:
+                raise SinkError(f"{self._address} refused frame {event.frame.index}: {fault}")
+            if attempt + 1 < ATTEMPTS:
+                self._pause(wait)
+        raise SinkError(f"{self._address} did not take frame {event.frame.index} in {ATTEMPTS} attempts: {fault}")
+
+    def close(self) -> None:
+        """As in `Sink`: nothing is kept open."""
+
+    def _send(self, request: urllib.request.Request, wait_s: float) -> tuple[str | None, float | None]:
+        """One attempt: what went wrong, and how long to wait before the next, None when there is no use in one."""
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+                return None, None
+        except urllib.error.HTTPError as error:
+            with error:
+                told = error.headers.get("Retry-After", "")
+            if error.code < 500 and error.code not in _PASSING:
+                return f"{error.code} {error.reason}", None
+            return f"{error.code} {error.reason}", min(LONGEST_WAIT_S, float(told)) if told.isdecimal() else wait_s
+        except OSError as error:  # URLError, refused and reset connections, timeouts
+            return str(error), wait_s
