@@ -21,7 +21,22 @@ settings.load_profile("florence")
 # Most tests run tiny models, where a second thread costs more than it gives, and `make test` already fills every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-OPTIONAL = ("torch", "transformers", "onnx", "onnxruntime", "cv2", "supervision", "scipy", "pycocotools")
+OPTIONAL = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxruntime",
+    "cv2",
+    "supervision",
+    "scipy",
+    "pycocotools",
+    "jsonschema",
+    "rosbags",
+    "mcap",
+    "mcap_ros2",
+    "foxglove",
+    "websockets",
+)
 """Libraries of extras. `make test-matrix` runs with few of them, to prove that the run time needs no others."""
 
 

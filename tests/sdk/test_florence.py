@@ -200,7 +200,11 @@ def test_bad_arguments_are_found_before_the_engine_runs(
     assert not backend.searches
 
 
-@pytest.mark.parametrize("bad", ["nowhere.png", b"not an image", np.zeros((4, 4)), object()], ids=str)
+@pytest.mark.parametrize(
+    "bad",
+    ["nowhere.png", b"not an image", np.zeros((4, 4)), object()],
+    ids=["missing file", "no image file", "float array", "object"],
+)
 def test_what_is_no_image_is_an_image_error(model: Florence, bad: object) -> None:
     with pytest.raises(ImageError):
         model.caption(bad)  # type: ignore[arg-type]  # the error is the point

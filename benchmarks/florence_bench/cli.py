@@ -1,0 +1,185 @@
+"""The subcommand `bench` of `florence-edge`; only the command line lives here."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from florence_edge.cli import UsageError
+from florence_edge.cli.output import add_json, print_json, progress, table
+
+if TYPE_CHECKING:
+    from .report import Report
+    from .settings import RaceSettings, Rival, Settings
+    from .tables import Table
+
+SLOWER = 3
+"""Exit code of `--compare` when a figure got slower; 1 and 2 are errors, as with every command."""
+QUICK: dict[str, Any] = {"tokens": 8, "seconds": 0.2, "warmup_seconds": 0.05, "runs": 3, "cold_starts": 1}
+"""What `--quick` measures with: enough to see that everything works, not enough to believe a number."""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command; this is the entry point."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure latency, memory, energy and throughput; race rivals; compare results",
+        description="Measures a bundle on this machine and writes JSON, Markdown and HTML.",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="a bundle folder or the name of a bundled model")
+    parser.add_argument("images", metavar="IMAGE", nargs="*", type=Path, help="images to ask about [a drawn scene]")
+    parser.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="compare two result files")
+    parser.add_argument("--force", action="store_true", help="compare results of different machines or settings")
+    parser.add_argument(
+        "--threshold", type=float, default=0.02, help="smallest change --compare calls one (default: 0.02)"
+    )
+    parser.add_argument("--out", type=Path, help="folder for results [benchmarks/results]")
+    _add_measuring(parser.add_argument_group("what is measured"))
+    _add_racing(parser.add_argument_group("rivals"))
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_measuring(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--task", help="the task [caption]")
+    group.add_argument("--input", nargs="+", help="what the task takes: a phrase, or class names")
+    group.add_argument("--tokens", type=int, help="tokens of every answer [32]")
+    group.add_argument("--beams", type=int, help="beams [the bundle's]")
+    group.add_argument("--backend", help="the engine [onnx]")
+    group.add_argument("--providers", nargs="+", help="ONNX Runtime execution providers, the preferred first")
+    group.add_argument("--threads", type=int, help="CPU threads [the engine's choice]")
+    group.add_argument("--warmup", dest="warmup_seconds", type=float, help="seconds before measuring [1]")
+    group.add_argument("--seconds", type=float, help="seconds of every measurement [10]")
+    group.add_argument("--runs", type=int, help="least runs of every measurement [10]")
+    group.add_argument("--cold-starts", type=int, help="fresh processes [3]")
+    group.add_argument("--scenarios", type=_words, help="of single,multi,offline,server, or none [all]")
+    group.add_argument("--rates", dest="camera_rates", type=_rates, help="camera rates in Hz, or none [10,30]")
+    group.add_argument("--server-bound-ms", type=float, help="latency bound of the server [twice the median]")
+    group.add_argument("--growth", type=_words, help="of tokens,beams,batch,pixels [none]")
+    group.add_argument("--seed", type=int, help="seed of arrivals and resampling [0]")
+    group.add_argument("--quick", action="store_true", help="a few short runs of everything, to see that it works")
+
+
+def _add_racing(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--rival",
+        action="append",
+        default=[],
+        metavar="KIND=FOLDER",
+        help="florence-edge=BUNDLE, or transformers, transformers-compile, onnx-community, openvino with a checkpoint",
+    )
+    group.add_argument("--rounds", type=int, help="most rounds of the race [5]")
+    group.add_argument("--race-seconds", type=float, help="seconds after which no further round is begun [480]")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`florence-edge bench`."""
+    if arguments.compare:
+        if arguments.bundle:
+            raise UsageError("give either a bundle to measure or --compare BEFORE AFTER, not both")
+        return run_compare(arguments)
+    if not arguments.bundle:
+        raise UsageError("give a bundle to measure, or --compare BEFORE AFTER")
+    from .bench import run_benchmark, steps
+
+    settings, race_settings = read_settings(arguments)
+    with progress(steps(settings, race_settings), "bench") as bar:
+        report = run_benchmark(
+            arguments.bundle,
+            arguments.images,
+            settings=settings,
+            race_settings=race_settings,
+            note=lambda text: bar.advance(1, text),
+        )
+    written = save(report, arguments.out or Path("benchmarks/results"))
+    if arguments.json:
+        print_json(report.to_dict())
+        return 0
+    from .tables import tables
+
+    print("\n\n".join(map(_text, tables(report))))
+    for text in report.warnings:
+        print(f"florence-edge: warning: {text}", file=sys.stderr)
+    print(f"\nwritten: {', '.join(map(str, written))}")
+    return 0
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """`florence-edge bench --compare`; `SLOWER` when any figure got slower."""
+    from .compare import compare
+    from .report import Report
+    from .tables import comparison_table
+
+    before, after = map(Report.read, arguments.compare)
+    found = compare(before, after, force=arguments.force, threshold=arguments.threshold)
+    if arguments.json:
+        print_json(asdict(found))
+    else:
+        print("\n".join([*(f"forced in spite of {reason}" for reason in found.forced), _text(comparison_table(found))]))
+    return SLOWER if found.slower else 0
+
+
+def read_settings(arguments: argparse.Namespace) -> tuple[Settings, RaceSettings]:
+    """The settings of a command line; what it does not say keeps its default."""
+    from .settings import RaceSettings, Settings
+
+    names = {field.name for field in fields(Settings)}
+    given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+    words = given.pop("input", None)
+    if words:
+        given["input"] = words[0] if len(words) == 1 else tuple(words)
+    if "providers" in given:
+        given["providers"] = tuple(given["providers"])
+    race = {
+        name: value
+        for name, value in (("rounds", arguments.rounds), ("seconds", arguments.race_seconds))
+        if value is not None
+    }
+    rivals = tuple(map(_rival, arguments.rival))
+    return Settings(**{**(QUICK if arguments.quick else {}), **given}), RaceSettings(rivals=rivals, **race)
+
+
+def save(report: Report, out: Path) -> list[Path]:
+    """Writes the three documents to the machine's folder, the JSON last; returns their paths."""
+    from florence_edge.files import write
+
+    from .html import to_html
+    from .markdown import to_markdown
+
+    folder = out / report.machine.name
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(r"[^\w.-]+", "-", f"{report.model.name}-{report.model.precision}").strip("-")
+    documents = {".html": to_html(report), ".md": to_markdown(report), ".json": report.to_json()}
+    for suffix, text in documents.items():
+        write(folder / f"{stem}{suffix}", text.encode("utf-8"))
+    return [folder / f"{stem}{suffix}" for suffix in documents]
+
+
+def _text(found: Table) -> str:
+    shown = table(found.rows, header=found.header if any(found.header) else (), right=range(1, len(found.header)))
+    return "\n".join(part for part in (found.title.upper(), found.text, "", shown) if part or part == "")
+
+
+def _rival(text: str) -> Rival:
+    from .settings import Rival
+
+    kind, separator, folder = text.partition("=")
+    if not separator or not folder:
+        raise UsageError(f"--rival {text!r} names no folder; write KIND=FOLDER, as in transformers=checkpoints/base")
+    return Rival(kind, folder)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Words between commas; `none` is none."""
+    return () if text == "none" else tuple(text.split(","))
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in _words(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of rates; write them as in 10,30") from None
