@@ -32,6 +32,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--image-size", type=_image_size, metavar="HxW", help="height and width in pixels; default: the checkpoint's"
     )
     convert.add_argument("--opset", type=int, default=20, help="ONNX opset, 18 to 20 (default: %(default)s)")
+    convert.add_argument(
+        "--storage",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="what weights are stored in [fp32]",
+    )
     convert.add_argument("--overwrite", action="store_true", help="replace a bundle that is already at OUT")
     add_json(convert)
     convert.set_defaults(run=run_convert)
@@ -54,6 +60,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
             arguments.out,
             image_size=arguments.image_size,
             opset=arguments.opset,
+            storage=arguments.storage,
             overwrite=arguments.overwrite,
             on_step=lambda step: bar.advance(note=step),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +18,10 @@ from florence_edge import __version__
 from florence_edge.bundle import Bundle, check_target, seal, staging
 from florence_edge.errors import InputError
 from florence_edge.geometry import ImageSize
-from florence_edge.manifest import Graphs, Manifest, Producer
+from florence_edge.manifest import Manifest, Producer, Storage
 from florence_edge.tokens import Tokens
 from florence_train.checkpoint import load_checkpoint
 from florence_train.generation import read_generation
-from florence_train.model import FlorenceModel
 
 from .graphs import GraphSource, graph_sources, graph_tables
 from .hub import locate
@@ -30,6 +29,7 @@ from .parity import measure
 from .simplify import simplify
 from .sizes import limits_of, resized
 from .source import copy_papers, describe
+from .storage import round_weights, store_half
 from .tokenizer import read_tokenizer, save_tokenizer
 from .weights import save_models
 
@@ -48,15 +48,18 @@ def export_bundle(
     *,
     image_size: ImageSize | None = None,
     opset: int = OPSETS[-1],
+    storage: Storage = "fp32",
     overwrite: bool = False,
     on_step: Callable[[str], None] | None = None,
 ) -> Bundle:
     """Converts a checkpoint folder, or a hub id `owner/name`, into a bundle folder and measures its parity with torch.
 
     `image_size` replaces the size of the checkpoint's image processor; any that the model's position tables hold is
-    allowed. `on_step` is called with each of `STEPS` when it is done. The same checkpoint gives the same files, but for
-    the measured numbers in the manifest. Raises `CheckpointError`, `InputError`, `BundleError` (where `out` may not be
-    written) or `ParityError`; `out` is left as it was in every case.
+    allowed. `storage="fp16"` rounds the weights to fp16 and stores them so, in half the bytes; they are fp32 again once
+    a session has opened them, and parity is measured against the rounded model. `on_step` is called with each of
+    `STEPS` when it is done. The same checkpoint gives the same files, but for the measured numbers in the manifest.
+    Raises `CheckpointError`, `InputError`, `BundleError` (where `out` may not be written) or `ParityError`; `out` is
+    left as it was in every case.
     """
     if opset not in OPSETS:
         raise InputError(f"opset is {opset}; it must be one of {', '.join(map(str, OPSETS))}")
@@ -64,12 +67,14 @@ def export_bundle(
     done = on_step or (lambda step: None)
     folder, name = locate(checkpoint)
     model, config = load_checkpoint(folder)
+    if storage == "fp16":
+        round_weights(model)
     tokenizer = read_tokenizer(folder, rows=config.text.vocab_size)
     config = model.config = resized(config, image_size, Tokens(tokenizer))
     done("checkpoint")
     with staging(out, overwrite=overwrite) as target:
         tables = graph_tables(config)
-        _write_graphs(model, tables, target, opset=opset, done=done)
+        _write_graphs(graph_sources(model, tables), target, opset=opset, half=storage == "fp16", done=done)
         copy_papers(folder, target)
         manifest = Manifest(
             producer=Producer(
@@ -77,6 +82,7 @@ def export_bundle(
             ),
             source=describe(folder, name),
             precision="fp32",
+            storage=storage,
             model=config.to_dict(),
             image=config.image,
             tokenizer=save_tokenizer(tokenizer, target),
@@ -92,13 +98,15 @@ def export_bundle(
 
 
 def _write_graphs(
-    model: FlorenceModel, tables: Graphs, target: Path, *, opset: int, done: Callable[[str], None]
+    sources: Sequence[GraphSource], target: Path, *, opset: int, half: bool, done: Callable[[str], None]
 ) -> None:
     """Traces, simplifies and writes the three graphs and their weights."""
     models = []
-    for source in graph_sources(model, tables):
+    for source in sources:
         traced = trace(source, opset=opset)
         simplify(traced, source.table)
+        if half:
+            store_half(traced.graph)
         traced.producer_name, traced.producer_version = _PRODUCER, __version__
         models.append((source.table.file, traced))
         done(source.name)

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+from florence_edge.cli.demo import PICTURE
 from florence_edge.manifest import Source
 from florence_train.folder import digest
 from florence_train.published_config import read_config
@@ -26,8 +27,8 @@ def describe(folder: Path, name: str) -> Source:
 
 
 def copy_papers(folder: Path, target: Path) -> None:
-    """Copies the checkpoint's licence and model card, where there are any; the weights may not be passed on without."""
-    for name in (*_LICENCES, _CARD):
+    """Copies licence and model card, without which the weights may not be passed on, and a picture for the demo."""
+    for name in (*_LICENCES, _CARD, PICTURE):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, target / name)
 

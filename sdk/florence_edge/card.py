@@ -15,7 +15,7 @@ def facts(bundle: Bundle) -> dict[str, Any]:
     return {
         "bundle": str(bundle.folder),
         "identity": identity(bundle),
-        **{key: values[key] for key in ("format", "revision", "source", "producer", "precision")},
+        **{key: values[key] for key in ("format", "revision", "source", "producer", "precision", "storage")},
         "image": {"width": manifest.image.width, "height": manifest.image.height},
         **{key: values[key] for key in ("limits", "search")},
         "files": {name: record.bytes for name, record in manifest.files.items()},

@@ -27,6 +27,7 @@ REVISION = 0
 """Counts the keys added within the format."""
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+Storage = Literal["fp32", "fp16"]
 DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "bool"]
 Dim = int | str
 """A fixed size, or the name of a dynamic one; one name means one size throughout a graph."""
@@ -160,7 +161,11 @@ class Parity:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that a bundle says about itself. `model` is the configuration of the torch model, for information only."""
+    """All that a bundle says about itself.
+
+    `precision` is what the graphs compute in, `storage` what the file holds their weights in. `model` is the
+    configuration of the torch model, for information only.
+    """
 
     producer: Producer
     source: Source
@@ -174,6 +179,7 @@ class Manifest:
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     target: Target | None = None
     parity: Parity | None = None
+    storage: Storage = "fp32"
     format: int = FORMAT
     revision: int = REVISION
 

@@ -33,9 +33,9 @@ class Result:
 
     `task` is the upstream token; `size` the original image's size. `scores` is [N] float32, one per item. `finish` is
     "eos" when the model ended its answer, "length" when the token limit did: the answer is then cut short. `tokens`
-    counts the tokens of the answer, `<s>` and `<pad>` left out, `dropped` the malformed pieces the parser left out. `timings_ms` maps stage names (`load`,
-    `preprocess`, `vision`, `search`, `parse`) to milliseconds; stages that an encoded view skipped are absent. `raw` is
-    the answer as the model wrote it, added tokens included.
+    counts the tokens of the answer without `<s>` and `<pad>`, `dropped` the malformed pieces the parser left out.
+    `timings_ms` maps stage names (`load`, `preprocess`, `vision`, `search`, `parse`) to milliseconds; stages that an
+    encoded view skipped are absent. `raw` is the answer as the model wrote it, added tokens included.
     """
 
     task: str
