@@ -9,7 +9,7 @@ import numpy as np
 
 from florence_edge.geometry import AnyArray
 
-_ON_LABEL = 100.0
+_ON_LABEL = 1e6
 _ON_ANCHOR = 0.3
 _AWAY = 0.6
 
@@ -38,9 +38,10 @@ def place(
 ) -> list[Rect]:
     """One rectangle of each size (width, height), near its anchor and inside `bounds` (width, height) if it fits.
 
-    Labels are placed in turn, each where it costs least, per pixel: `_ON_LABEL` for covering an earlier label, 1 for
-    covering anything of `avoid` but the anchor, `_ON_ANCHOR` for covering that, and `_AWAY` for every label's height of
-    distance from it. Among equals the order is above, inside, below, beside, ever further up and down.
+    Labels are placed in turn, each where it costs least, per pixel: `_ON_LABEL` (more than everything else together)
+    for covering an earlier label, 1 for covering anything of `avoid` but the anchor, `_ON_ANCHOR` for covering that,
+    and `_AWAY` for every label's height of distance from it. Among equals the order is above, inside, below, beside,
+    ever further up and down.
     """
     placed = np.empty((len(sizes), 4), dtype=np.int64)
     obstacles = np.array(avoid, dtype=np.int64).reshape(-1, 4)
