@@ -55,7 +55,7 @@ native: ## CPU twins of the kernels, built and tested where cmake and a C++ comp
 	else echo "native build skipped: cmake or a C++ compiler was not found"; fi
 
 test-slow: $(VENV)/.dev ## the tests that take minutes: true base size, 10,000 parses a task
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n auto
 
 cuda-check: $(VENV)/.dev ## compile every CUDA kernel for every architecture, without a GPU
 	cmake -S . -B build/cuda-check -DFLORENCE_CUDA=ON -DCMAKE_BUILD_TYPE=Release

@@ -83,6 +83,10 @@ def pytest_report_header() -> list[str]:
     return [f"not installed, their tests left out: {', '.join(sorted(_missing()))}"] if _missing() else []
 
 
+def _has_nvinfer_headers() -> bool:
+    return "TENSORRT_ROOT" in os.environ and shutil.which("nvcc") is not None
+
+
 def _has_gpu() -> bool:
     if shutil.which("nvidia-smi") is None:
         return False
@@ -92,6 +96,7 @@ def _has_gpu() -> bool:
 REASONS = {
     "gpu": (_has_gpu, "no CUDA GPU: nvidia-smi finds none"),
     "tensorrt": (lambda: importlib.util.find_spec("tensorrt") is not None, "TensorRT is not installed"),
+    "nvinfer_headers": (_has_nvinfer_headers, "TENSORRT_ROOT names no TensorRT headers, or nvcc is missing"),
     "pretrained": (lambda: "FLORENCE_CHECKPOINT" in os.environ, "FLORENCE_CHECKPOINT names no published checkpoint"),
 }
 

@@ -39,7 +39,8 @@ void self_attention(const florence_self_dims& dims, const T* q, const T* k, cons
   for_each_query(dims, image_done, [&](int image, int row, int head) {
     const size_t input = size_t(row) * dims.row_stride + head * dims.head_dim;
     for (int t = 0; t < position; ++t) {
-      const int slot = image * dims.beams + indirection[size_t(row) * dims.max_length + t];
+      const int named = indirection[size_t(row) * dims.max_length + t];
+      const int slot = image * dims.beams + std::min(named, dims.beams - 1);
       const size_t cached = cache_offset(dims, slot, head) + size_t(t) * dims.head_dim;
       keys[t] = k_cache + cached;
       values[t] = v_cache + cached;

@@ -64,7 +64,8 @@ __global__ void __launch_bounds__(kWarps* kWarp) self_attention(Shape shape, Inp
     const int t = base + G::group();
     const T *key = inputs.k + input, *value = inputs.v + input;
     if (t < position) {
-      const int64_t offset = cache_offset<kDim>(shape, first_slot + slots[t]) + int64_t(t) * kDim;
+      const int slot = first_slot + (slots[t] < shape.beams ? slots[t] : shape.beams - 1);
+      const int64_t offset = cache_offset<kDim>(shape, slot) + int64_t(t) * kDim;
       key = inputs.k_cache + offset;
       value = inputs.v_cache + offset;
     }

@@ -130,8 +130,8 @@ typedef struct florence_self_dims {
 
 /* q, k, v [batch*beams, heads, head_dim] T with row_stride; k_cache, v_cache [batch, beams, heads, max_length,
  * head_dim] T; indirection [batch, beams, max_length] uint8: the beam slot that holds position t of this beam's
- * history; position [1] int32: of q, k and v, 0 <= position < max_length (outside it nothing is done); image_done
- * [batch] int32 or NULL: rows of images with a non-zero entry are left alone
+ * history, numbers from `beams` on mean the last slot; position [1] int32: of q, k and v, 0 <= position < max_length
+ * (outside it nothing is done); image_done [batch] int32 or NULL: rows of images with a non-zero entry are left alone
  * -> out [batch*beams, heads, head_dim] T. Positions before `position` come from the cache, `position` from k and v. */
 FLORENCE_OP(florence_decoder_self_attention, const florence_self_dims* dims, const void* q, const void* k,
             const void* v, void* k_cache, void* v_cache, const uint8_t* indirection, const int32_t* position,

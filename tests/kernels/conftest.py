@@ -45,6 +45,11 @@ def nvcc() -> str:
     return open_or_skip(tool, "nvcc")
 
 
+@pytest.fixture(scope="session")
+def cmake() -> str:
+    return open_or_skip(tool, "cmake")
+
+
 @pytest.fixture(scope="session", params=IMPLEMENTATIONS[1:])
 def device(request: pytest.FixtureRequest) -> Kernels:
     """What launches device code: the emulator, and the GPU where there is one."""
