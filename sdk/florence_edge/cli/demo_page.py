@@ -51,7 +51,7 @@ _STYLE = """
 :root { color-scheme: light dark; --line: #8883; --soft: #888; --card: #8881; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1240px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: .2rem; }
-h2 { font-size: 1rem; margin: 0; }
+h2 { font-size: 1rem; margin: 0; overflow-wrap: anywhere; }
 .note { border-left: 4px solid #d90; padding: .4rem .8rem; background: var(--card); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(360px, 1fr)); gap: 1.2rem; }
 article { border: 1px solid var(--line); border-radius: 10px; overflow: hidden; background: var(--card); }
@@ -59,6 +59,7 @@ article img { width: 100%; display: block; }
 article div { padding: .7rem .9rem; }
 code, pre { font: 12px/1.45 ui-monospace, monospace; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 12rem; overflow: auto; margin: .4rem 0 0; }
+pre.rows { white-space: pre; overflow-wrap: normal; }
 small { color: var(--soft); }
 """
 
@@ -93,11 +94,12 @@ _NOTE = '<p class="note">This is a small random model: everything runs, but its 
 
 
 def _card(answer: Answer) -> str:
-    shown = answer.result.text if isinstance(answer.result, Text) else show(answer.result)
+    is_text = isinstance(answer.result, Text)
+    shown = str(answer.result) if is_text else show(answer.result)
     return f"""<article>
 <img src="{escape(answer.picture)}" alt="{escape(answer.task.name)}" loading="lazy">
 <div><h2>{escape(answer.task.token)}</h2>
 <code>{escape(answer.call)}</code><br>
 <small>{escape(summary(answer.result))}</small>
-<pre>{escape(shown)}</pre></div>
+<pre{"" if is_text else ' class="rows"'}>{escape(shown)}</pre></div>
 </article>"""
