@@ -56,7 +56,7 @@ class Squares:
     """Pictures of one bright square and the question where it is."""
 
     vocabulary = VOCABULARY
-    attribute_classes = (1,)
+    attribute_classes: tuple[int, ...] = (1,)
 
     def samples(self, step: int) -> list[Sample]:
         return [self._one(np.random.default_rng([step, index])) for index in range(4)]

@@ -19,6 +19,7 @@ from florence_edge.tasks import find
 from florence_edge.tokens import Tokens
 
 from .batch import Sample, Turn
+from .data.source import draw
 from .model import FlorenceConfig
 from .recipe import DataRecipe
 from .tabletop import Example, Scene, TabletopConfig, examples, render, split_seed
@@ -53,7 +54,7 @@ class SceneSource:
     def _sample(self, step: int, index: int) -> Sample:
         scene = render(self.seed, index, self._config_at(step))
         rng = np.random.default_rng([self.seed, index, 1])
-        drawn = self._draw(examples(scene, rng), rng)
+        drawn = draw(examples(scene, rng), self.recipe.weights, self.recipe.prompts_per_image, rng)
         classes, bins = dense_truth(scene, self.grid)
         pixels = to_pixels(Image.fromarray(scene.image), self.spec)[0]
         return Sample(pixels, tuple(self._turn(example, scene) for example in drawn), classes, bins)
@@ -62,16 +63,6 @@ class SceneSource:
         """The last stage of the curriculum that has begun."""
         begun = [stage for stage in self.recipe.stages if stage.from_step <= step]
         return replace(self.config, **begun[-1].scene) if begun else self.config
-
-    def _draw(self, pool: list[Example], rng: np.random.Generator) -> list[Example]:
-        """Draws examples by task weight, shared evenly among the examples of one task."""
-        counts: dict[str, int] = {}
-        for example in pool:
-            counts[example.task] = counts.get(example.task, 0) + 1
-        weights = np.array([self.recipe.weights.get(example.task, 0.0) / counts[example.task] for example in pool])
-        number = min(self.recipe.prompts_per_image, int(np.count_nonzero(weights)))
-        chosen = rng.choice(len(pool), size=number, replace=False, p=weights / weights.sum())
-        return [pool[index] for index in chosen]
 
     def _turn(self, example: Example, scene: Scene) -> Turn:
         task = find(example.task)
