@@ -39,6 +39,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+	$(BIN)/mypy tests
 
 contracts: $(VENV)/.dev
 	PYTHONPATH=sdk:training:converters:benchmarks $(BIN)/lint-imports

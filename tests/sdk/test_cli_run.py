@@ -14,6 +14,7 @@ from florence_edge.bundle import Bundle
 from florence_edge.cli import store
 from florence_edge.cli.main import main
 from florence_edge.errors import BackendError
+from florence_edge.files import write
 from florence_edge.tasks import Task
 from support.fake_backend import ANSWERS, FakeBackend, make_bundle
 
@@ -236,7 +237,7 @@ def test_a_kill_at_any_moment_leaves_nothing_half_done_and_resume_finishes(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     arguments = ["run", "od", str(photos), "--bundle", str(bundle.folder), "--json"]
     assert main([*arguments, "--save", str(whole)]) == 0
-    writes = store.write
+    writes = write
     written = 0
 
     def dying(path: Path, data: bytes) -> None:

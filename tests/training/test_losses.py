@@ -26,7 +26,7 @@ def test_without_softening_it_is_torchs_own_cross_entropy() -> None:
 
 def test_padding_takes_no_part() -> None:
     logits = torch.randn(2, 5, VOCABULARY.size, requires_grad=True)
-    answer_loss(logits, _labels(), VOCABULARY, location_sigma=5.0).total.backward()
+    answer_loss(logits, _labels(), VOCABULARY, location_sigma=5.0).total.backward()  # type: ignore[no-untyped-call]  # torch
     assert logits.grad is not None
     assert torch.count_nonzero(logits.grad[1, 3:]) == 0
     assert torch.count_nonzero(logits.grad[1, :3]) > 0
@@ -66,7 +66,7 @@ def test_dense_heads_can_learn_what_lies_under_each_token() -> None:
     for _ in range(150):
         loss = heads.loss(features, targets, locations, 0.0)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch
         optimizer.step()
         losses.append(loss.item())
     assert losses[0] > 5

@@ -60,8 +60,39 @@ class _Task(argparse.Action):
         space.tasks = tasks
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, handled as Ctrl-C is."""
+class _Stop:
+    """Ends the loop on SIGINT and SIGTERM, at once where it waits.
+
+    Python swallows an exception that is raised while it finalises an object, so the signal is also remembered, for
+    `check` between two events.
+    """
+
+    endings: Mapping[int, tuple[int, str]] = {
+        signal.SIGINT: (INTERRUPTED, "interrupted"),
+        signal.SIGTERM: (TERMINATED, "terminated"),
+    }
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raises `KeyboardInterrupt` when a signal has come."""
+        if self.number is not None:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Takes both signals while the block runs."""
+        before = {number: signal.signal(number, self) for number in self.endings}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def register(subparsers: Subparsers) -> None:
@@ -127,23 +158,25 @@ def run(arguments: argparse.Namespace) -> int:
         note=_say,
     )
     bundle = Bundle.open(arguments.bundle)
-    with _sigterm(), Florence.load(bundle, backend=arguments.backend, threads=arguments.threads) as model:
+    stop = _Stop()
+    with stop.installed(), Florence.load(bundle, backend=arguments.backend, threads=arguments.threads) as model:
         events = watch(model, arguments.sources, asks, sinks=arguments.sink, options=options)
         try:
             with events:
-                return _follow(events, as_json=arguments.json, kept=bool(arguments.sink))
+                return _follow(events, stop, as_json=arguments.json, kept=bool(arguments.sink))
         finally:
             for line in _account(events.counts):
                 _say(line)
 
 
-def _follow(events: Watch, *, as_json: bool, kept: bool) -> int:
+def _follow(events: Watch, stop: _Stop, *, as_json: bool, kept: bool) -> int:
     """Prints events until there are no more or somebody stops it; returns the exit code."""
     try:
         for event in events:
             _tell(event, as_json=as_json)
-    except KeyboardInterrupt as stop:
-        code, word = (TERMINATED, "terminated") if isinstance(stop, _Terminated) else (INTERRUPTED, "interrupted")
+            stop.check()
+    except KeyboardInterrupt:
+        code, word = stop.endings[stop.number or signal.SIGINT]
         _say(f"{word}; what was answered is complete{', --resume goes on from here' if kept else ''}")
         return code
     return 0
@@ -193,17 +226,3 @@ def _account(counts: Mapping[str, Counts]) -> Iterator[str]:
 
 def _say(text: str) -> None:
     print(f"florence-edge: {text}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _sigterm() -> Iterator[None]:
-    """Lets SIGTERM end the loop as Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
