@@ -4,7 +4,7 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
-NATIVE  := $(shell git ls-files 'kernels/*.c' 'kernels/*.cpp' 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.h')
+NATIVE  := $(shell find kernels -name '*.c' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types contracts unit native test-slow test-matrix test-gpu cuda-check format clean
@@ -16,11 +16,8 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "florence-edge needs Python >= 3.10; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 
-# Without the bundled model the demo makes a small random one, which takes the converter.
-DEMO := $(if $(wildcard sdk/florence_edge/assets/tabletop/manifest.json),onnx,convert)
-
 $(VENV)/.runtime: $(SOURCES) | $(BIN)/python
-	$(PIP) -e '.[$(DEMO)]'
+	$(PIP) -e '.[onnx]'
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(BIN)/python

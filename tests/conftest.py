@@ -1,4 +1,4 @@
-"""The one place where tests are skipped: hardware, weights or a library that this machine lacks."""
+"""The one place where tests are skipped: hardware, headers or a library that this machine lacks."""
 
 from __future__ import annotations
 
@@ -95,9 +95,7 @@ def _has_gpu() -> bool:
 
 REASONS = {
     "gpu": (_has_gpu, "no CUDA GPU: nvidia-smi finds none"),
-    "tensorrt": (lambda: importlib.util.find_spec("tensorrt") is not None, "TensorRT is not installed"),
     "nvinfer_headers": (_has_nvinfer_headers, "TENSORRT_ROOT names no TensorRT headers, or nvcc is missing"),
-    "pretrained": (lambda: "FLORENCE_CHECKPOINT" in os.environ, "FLORENCE_CHECKPOINT names no published checkpoint"),
 }
 
 
