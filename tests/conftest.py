@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from support.chromium import NAMES, chromium
+
 # A loaded machine is no failure.
 settings.register_profile("florence", deadline=None)
 settings.load_profile("florence")
@@ -36,6 +38,12 @@ OPTIONAL = (
     "mcap_ros2",
     "foxglove",
     "websockets",
+    "uvicorn",
+    "httpx2",
+    "openapi_spec_validator",
+    "accelerate",
+    "peft",
+    "tensorboard",
 )
 """Libraries of extras. `make test-matrix` runs with few of them, to prove that the run time needs no others."""
 
@@ -93,7 +101,12 @@ def _has_gpu() -> bool:
     return subprocess.run(["nvidia-smi", "-L"], check=False, capture_output=True).returncode == 0
 
 
+def _has_chromium() -> bool:
+    return chromium() is not None
+
+
 REASONS = {
+    "browser": (_has_chromium, f"no Chromium: none of {', '.join(NAMES)} is on PATH"),
     "gpu": (_has_gpu, "no CUDA GPU: nvidia-smi finds none"),
     "nvinfer_headers": (_has_nvinfer_headers, "TENSORRT_ROOT names no TensorRT headers, or nvcc is missing"),
 }

@@ -1,77 +1,21 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from florence_edge.errors import InputError
 from florence_edge.options import SearchConfig
-from florence_edge.preprocess import ImageSpec
-from florence_edge.vocabulary import Vocabulary
-from florence_train.batch import Sample, Turn, collate
+from florence_train.batch import GROUP, Sample, collate
 from florence_train.losses import IGNORE
-from florence_train.model import FlorenceModel
-from florence_train.model.config import FlorenceConfig, TextConfig, VisionConfig
-from florence_train.recipe import DataRecipe, LossRecipe, OptimizerRecipe, OutputRecipe, Recipe
-from florence_train.scratch import order_locations
-from florence_train.trainer import Outcome, Trainer
-
-VOCABULARY = Vocabulary(first=16)
-CONFIG = FlorenceConfig(
-    vision=VisionConfig(
-        dims=(8, 16),
-        depths=(1, 1),
-        heads=(1, 2),
-        groups=(1, 2),
-        patch_sizes=(7, 3),
-        patch_strides=(4, 2),
-        patch_paddings=(3, 1),
-        patch_prenorms=(False, True),
-        window=4,
-        drop_path_rate=0.2,
-        max_grid=8,
-    ),
-    text=TextConfig(
-        vocab_size=VOCABULARY.size,
-        dim=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_heads=2,
-        decoder_heads=2,
-        encoder_ffn=32,
-        decoder_ffn=32,
-        max_positions=64,
-        dropout=0.1,
-    ),
-    image=ImageSpec(height=32, width=32),
-)
-
-
-class Squares:
-    """Pictures of one bright square and the question where it is."""
-
-    vocabulary = VOCABULARY
-    attribute_classes: tuple[int, ...] = (1,)
-
-    def samples(self, step: int) -> list[Sample]:
-        return [self._one(np.random.default_rng([step, index])) for index in range(4)]
-
-    def _one(self, rng: np.random.Generator) -> Sample:
-        x, y = rng.integers(0, 24, 2)
-        pixels = rng.normal(0, 0.1, (3, 32, 32)).astype(np.float32)
-        pixels[:, y : y + 8, x : x + 8] += 2
-        bins = np.array([x, y, x + 8, y + 8]) * 1000 // 33
-        centres = np.arange(4) * 8 + 4
-        under = (abs(centres[:, None] - y - 4) < 4) & (abs(centres[None] - x - 4) < 4)
-        where = np.concatenate([[0, 5], VOCABULARY.first_location + bins, [2]])
-        turns = (Turn(np.array([0, 4, 2]), where), Turn(np.array([0, 6, 7, 2]), np.array([0, 8, 2])))
-        dense = np.where(under.reshape(-1, 1), bins, -1)
-        return Sample(pixels, turns, under.reshape(-1, 1).astype(np.int64), dense)
+from florence_train.recipe import LossRecipe
+from florence_train.trainer import Trainer
+from support.squares import STILL, Squares, make_model, make_recipe, run_squares
 
 
 class OneBatch(Squares):
@@ -79,56 +23,44 @@ class OneBatch(Squares):
         return super().samples(0)
 
 
-def _recipe(steps: int, **optimizer: float) -> Recipe:
-    return Recipe(
-        data=DataRecipe(weights={"<OD>": 1.0}, workers=0),
-        optimizer=OptimizerRecipe(steps=steps, warmup_steps=4, ema=0.9, **optimizer),  # type: ignore[arg-type]
-        loss=LossRecipe(location_sigma=(20.0, 2.0), dense=1.0),
-        output=OutputRecipe(save_every=3, log_every=1),
-        model=CONFIG,
-    )
-
-
-def _model() -> FlorenceModel:
-    torch.manual_seed(0)
-    model = FlorenceModel(CONFIG)
-    order_locations(model, VOCABULARY)
-    return model
-
-
-def _run(folder: Path, recipe: Recipe, *, until: int | None = None) -> tuple[Outcome, list[float]]:
-    losses: list[float] = []
-    trainer = Trainer(recipe, Squares(), _model(), folder=folder)
-    return trainer.run(until=until, report=lambda line: losses.append(line["loss"])), losses
-
-
 def test_collate_masks_padding_and_shifts_the_answer() -> None:
-    batch = collate(Squares().samples(0)[:1], SearchConfig())
-    assert batch.image_of.tolist() == [0, 0]
-    assert batch.prompt_mask.tolist() == [[True] * 3 + [False], [True] * 4]
-    assert batch.labels[1].tolist() == [0, 8, 2] + [IGNORE] * 4
-    assert batch.decoder_ids[1, :3].tolist() == [2, 0, 8]
-    assert torch.equal(batch.decoder_ids[0, 1:], batch.labels[0, :-1])
+    (group,) = collate(Squares().samples(0)[:1], SearchConfig()).turns
+    assert group.image_of.tolist() == [0, 0]
+    assert group.prompt_mask.tolist() == [[True] * 4, [True] * 3 + [False]]
+    assert group.labels[0].tolist() == [0, 8, 2] + [IGNORE] * 4
+    assert group.decoder_ids[0, :3].tolist() == [2, 0, 8]
+    assert torch.equal(group.decoder_ids[1, 1:], group.labels[1, :-1])
+
+
+def test_answers_of_like_length_are_padded_together() -> None:
+    batch = collate([sample for step in range(5) for sample in Squares().samples(step)], SearchConfig())
+    assert [len(group.labels) for group in batch.turns] == [GROUP, GROUP, 10]
+    assert [group.labels.shape[1] for group in batch.turns] == [3, 7, 7]
+    assert len(batch.labels()) == 20 * 3 + 14 * 7
+    assert IGNORE not in batch.labels()
+
+
+def test_a_batch_without_prompts_has_no_labels() -> None:
+    batch = collate([replace(sample, turns=()) for sample in Squares().samples(0)], SearchConfig())
+    assert (len(batch.turns), len(batch.labels())) == (0, 0)
 
 
 def test_one_batch_is_learnt_by_heart(tmp_path: Path) -> None:
-    recipe = replace(_recipe(250, learning_rate=1e-2, weight_decay=0.0), loss=LossRecipe())
-    still = replace(CONFIG, vision=replace(CONFIG.vision, drop_path_rate=0.0), text=replace(CONFIG.text, dropout=0.0))
-    torch.manual_seed(0)
+    recipe = replace(make_recipe(250, learning_rate=1e-2, weight_decay=0.0), loss=LossRecipe())
     losses: list[float] = []
-    trainer = Trainer(recipe, OneBatch(), FlorenceModel(still), folder=tmp_path)
+    trainer = Trainer(recipe, OneBatch(), make_model(STILL), folder=tmp_path)
     trainer.run(report=lambda line: losses.append(line["loss"]))
     assert losses[0] > 3
     assert losses[-1] < 0.05
 
 
 def test_a_resumed_run_has_the_losses_and_weights_of_an_unbroken_one(tmp_path: Path) -> None:
-    recipe = _recipe(12)
-    whole, unbroken = _run(tmp_path / "whole", recipe)
-    first, before = _run(tmp_path / "parts", recipe, until=5)
+    recipe = make_recipe(12)
+    whole, unbroken = run_squares(tmp_path / "whole", recipe)
+    first, before = run_squares(tmp_path / "parts", recipe, until=5)
     assert (first.step, first.finished) == (5, False)
     torch.manual_seed(1234)
-    second, after = _run(tmp_path / "parts", recipe)
+    second, after = run_squares(tmp_path / "parts", recipe)
     assert second.finished
     assert before + after == unbroken
     for name, value in whole.model.state_dict().items():
@@ -136,9 +68,55 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_unbroken_one(tmp_path: P
 
 
 def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
-    _run(tmp_path, _recipe(12), until=2)
+    run_squares(tmp_path, make_recipe(12), until=2)
     with pytest.raises(InputError, match="another recipe"):
-        _run(tmp_path, _recipe(13))
+        run_squares(tmp_path, make_recipe(13))
+
+
+def test_a_state_of_the_first_version_goes_on(tmp_path: Path) -> None:
+    recipe = make_recipe(6)
+    _, unbroken = run_squares(tmp_path / "whole", recipe)
+    _, before = run_squares(tmp_path / "old", recipe, until=4)
+    path = tmp_path / "old" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    known = {key: state[key] for key in ("recipe", "step", "model", "heads", "optimizer", "ema")}
+    torch.save({**known, "random": torch.get_rng_state()}, path)
+    assert before + run_squares(tmp_path / "old", recipe)[1] == unbroken
+
+
+def test_the_state_leaves_out_what_is_frozen(tmp_path: Path) -> None:
+    model = make_model()
+    model.vision.requires_grad_(False)
+    Trainer(make_recipe(2), Squares(), model, folder=tmp_path).run()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    for part in ("model", "ema"):
+        assert state[part]
+        assert not any(name.startswith("vision.") for name in state[part])
+
+
+def test_steps_that_are_computed_again_are_logged_once(tmp_path: Path) -> None:
+    recipe = make_recipe(6)
+    run_squares(tmp_path, recipe, until=3)
+    log = tmp_path / "log.jsonl"
+    kept = (tmp_path / "state.pt").read_bytes()
+    run_squares(tmp_path, recipe, until=5)
+    (tmp_path / "state.pt").write_bytes(kept)
+    with log.open("a", encoding="utf-8") as file:
+        file.write('{"loss": 1.0, "st')
+    run_squares(tmp_path, recipe)
+    assert [json.loads(line)["step"] for line in log.read_text(encoding="utf-8").splitlines()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_tensorboard_shows_the_numbers_of_the_log(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    recipe = make_recipe(4)
+    run_squares(tmp_path, replace(recipe, output=replace(recipe.output, tensorboard=True)))
+    shown = events.EventAccumulator(str(tmp_path / "tensorboard"))
+    shown.Reload()
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    for key in ("loss", "rate", "gradient"):
+        assert [event.step for event in shown.Scalars(key)] == [1, 2, 3, 4]
+        assert [event.value for event in shown.Scalars(key)] == pytest.approx([line[key] for line in logged])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -147,16 +125,16 @@ def test_a_signal_saves_and_ends_the_run(tmp_path: Path, number: signal.Signals)
         if line["step"] == 2:
             os.kill(os.getpid(), number)
 
-    outcome = Trainer(_recipe(12), Squares(), _model(), folder=tmp_path).run(report=interrupt)
+    outcome = Trainer(make_recipe(12), Squares(), make_model(), folder=tmp_path).run(report=interrupt)
     assert not outcome.finished
     assert outcome.step < 12
-    resumed, losses = _run(tmp_path, _recipe(12))
+    resumed, losses = run_squares(tmp_path, make_recipe(12))
     assert resumed.finished
     assert len(losses) == 12 - outcome.step
 
 
 def test_a_kill_while_saving_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _run(tmp_path, _recipe(12), until=3)
+    run_squares(tmp_path, make_recipe(12), until=3)
     kept = (tmp_path / "state.pt").read_bytes()
 
     def die(value: object, path: Path) -> None:
@@ -165,5 +143,5 @@ def test_a_kill_while_saving_leaves_the_old_state(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(torch, "save", die)
     with pytest.raises(KeyboardInterrupt):
-        _run(tmp_path, _recipe(12), until=6)
+        run_squares(tmp_path, make_recipe(12), until=6)
     assert (tmp_path / "state.pt").read_bytes() == kept

@@ -46,16 +46,27 @@ class DenseHeads(nn.Module):
         self.attributes = nn.ModuleList(nn.Linear(width, 1 + count) for count in attribute_classes)
         self.sides = nn.Linear(width, 4 * width)
 
-    def loss(self, features: Tensor, targets: DenseTargets, locations: Tensor, sigma: float) -> Tensor:
-        """Mean loss of grid features [B, N, D] (no pooled token); `locations` [1000, D] are the embedding rows."""
+    def losses(self, features: Tensor, targets: DenseTargets, locations: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """Mean losses of grid features [B, N, D] (no pooled token): over all tokens, and over those on an object.
+
+        `locations` [1000, D] are the embedding rows.
+        """
         features = self.norm(features.float())
-        total = features.new_zeros(())
-        for index, head in enumerate(self.attributes):
-            wanted = targets.classes[..., index].flatten()
-            total = total + F.cross_entropy(head(features).flatten(0, 1), wanted)
+        everywhere = on_objects = features.new_zeros(())
         covered = targets.bins[..., 0] >= 0
-        if bool(covered.any()):
+        some = bool(covered.any())
+        for index, head in enumerate(self.attributes):
+            wanted, scores = targets.classes[..., index], head(features)
+            everywhere = everywhere + F.cross_entropy(scores.flatten(0, 1), wanted.flatten())
+            if some:  # most tokens lie on no object: without a mean of their own the others would hardly count
+                on_objects = on_objects + F.cross_entropy(scores[covered], wanted[covered])
+        if some:
             sides = self.sides(features[covered]).unflatten(1, (4, -1))
             log_probs = torch.log_softmax(sides @ locations.float().T, dim=-1).flatten(0, 1)
-            total = total + location_loss(log_probs, targets.bins[covered].flatten(), sigma).mean()
-        return total
+            on_objects = on_objects + location_loss(log_probs, targets.bins[covered].flatten(), sigma).mean()
+        return everywhere, on_objects
+
+    def loss(self, features: Tensor, targets: DenseTargets, locations: Tensor, sigma: float) -> Tensor:
+        """The sum of `losses`."""
+        everywhere, on_objects = self.losses(features, targets, locations, sigma)
+        return everywhere + on_objects

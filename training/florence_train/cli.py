@@ -1,4 +1,4 @@
-"""The subcommands of `florence-edge` that train, evaluate and check data.
+"""The subcommands of `florence-edge` that this package adds; `eval` and `validate` are here.
 
 Only the command line lives here: each command is one call of the function that does the work, which is imported when
 the command runs, so that `--help` loads no framework.
@@ -7,41 +7,29 @@ the command runs, so that `--help` loads no framework.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from florence_edge.cli.output import add_json, print_json, progress, table
 from florence_edge.errors import InputError
 
+from . import train_command
+from .annotate import cli as annotate_command
+
 if TYPE_CHECKING:
     from florence_edge.model import Florence
-    from florence_train.data import Dataset, Record
+    from florence_train.data.load import OnFault
     from florence_train.evaluate import EvalOptions, Report
 
 _SCENES = 200
-_TABLETOP = "tabletop"
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the commands; this is the entry point."""
-    _register_train(subparsers)
+    train_command.register(subparsers)
     _register_eval(subparsers)
     _register_validate(subparsers)
-
-
-def _register_train(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser(
-        "train",
-        help="train a model from a recipe",
-        description="Trains as a TOML recipe says; stopped at any moment, the same command goes on from there.",
-    )
-    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a TOML file, see training/recipes/")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the run's folder; the result is OUT/checkpoint")
-    parser.add_argument("--until", type=int, metavar="STEP", help="end this call there [the recipe's last step]")
-    parser.add_argument("--device", default="cpu", help="torch device [cpu]")
-    add_json(parser)
-    parser.set_defaults(run=run_train)
+    annotate_command.register(subparsers)
 
 
 def _register_eval(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -87,31 +75,6 @@ def _register_validate(subparsers: argparse._SubParsersAction[argparse.ArgumentP
     parser.add_argument("--headers", action="store_true", help="do not decode images: faster, misses damaged ones")
     add_json(parser)
     parser.set_defaults(run=run_validate)
-
-
-def run_train(arguments: argparse.Namespace) -> int:
-    """`florence-edge train`; 0 also when the run was interrupted and saved."""
-    from .recipe import load_recipe
-    from .run import CHECKPOINT, train
-
-    recipe = load_recipe(arguments.recipe)
-    steps = arguments.until or recipe.optimizer.steps
-    with progress(steps, "train") as bar:
-        seen = 0
-
-        def report(line: dict[str, float]) -> None:
-            nonlocal seen
-            bar.advance(int(line["step"]) - seen, f"loss {line['loss']:.3f}")
-            seen = int(line["step"])
-
-        outcome = train(recipe, arguments.out, until=arguments.until, device=arguments.device, report=report)
-    result = {"step": outcome.step, "finished": outcome.finished, "checkpoint": str(arguments.out / CHECKPOINT)}
-    if arguments.json:
-        print_json(result)
-    else:
-        state = "finished" if outcome.finished else f"saved after step {outcome.step}; run the same command to go on"
-        print(f"{state}: {result['checkpoint']}")
-    return 0
 
 
 def run_validate(arguments: argparse.Namespace) -> int:
@@ -164,38 +127,19 @@ def run_eval(arguments: argparse.Namespace) -> int:
 
 def _evaluated(arguments: argparse.Namespace, model: Florence, options: EvalOptions) -> Report:
     from florence_train.evaluate import evaluate
+    from florence_train.evaluate.asked import Asked
 
-    data, count = _data(arguments, model)
+    faults: OnFault = "skip" if arguments.skip_faults else "raise"
+    asked = Asked(arguments.data, arguments.images, arguments.task, arguments.limit, faults)
+    data, count = asked.records(model.bundle.manifest.image)
     gallery = None
     if arguments.out is not None:
         gallery = arguments.out / "worst"
         if gallery.exists():
             raise InputError(f"{gallery} exists; give another folder, or move the old one away")
         arguments.out.mkdir(parents=True, exist_ok=True)
-    with progress(min(count, options.limit or count), "eval") as bar:
+    with progress(count, "eval") as bar:
         return evaluate(model, data, options=options, name=arguments.data, gallery=gallery, on_image=bar.advance)
-
-
-def _data(arguments: argparse.Namespace, model: Florence) -> tuple[Dataset | Iterable[Record], int]:
-    """What to ask, and about how many images. Scenes are rendered at the size the model sees."""
-    from florence_train.data import load, tabletop
-
-    name, _, split = arguments.data.partition(":")
-    if name != _TABLETOP:
-        data = load(
-            arguments.data,
-            images=arguments.images,
-            tasks=arguments.task,
-            check="header",
-            faults="skip" if arguments.skip_faults else "raise",
-        )
-        return data, len(data)
-    from florence_train.tabletop import TabletopConfig
-
-    image = model.bundle.manifest.image
-    count = arguments.limit or _SCENES
-    config = TabletopConfig(height=image.height, width=image.width)
-    return tabletop(split or "val", count, config=config), count
 
 
 def _text(report: Report) -> str:

@@ -21,7 +21,7 @@ from florence_edge.tokens import Tokens
 from .batch import Sample, Turn
 from .data.source import draw
 from .model import FlorenceConfig
-from .recipe import DataRecipe
+from .recipe import DataRecipe, Stage
 from .tabletop import Example, Scene, TabletopConfig, examples, render, split_seed
 from .tabletop.vocabulary import COLOURS, KINDS, SIZES, TEXTURES
 
@@ -54,15 +54,25 @@ class SceneSource:
     def _sample(self, step: int, index: int) -> Sample:
         scene = render(self.seed, index, self._config_at(step))
         rng = np.random.default_rng([self.seed, index, 1])
-        drawn = draw(examples(scene, rng), self.recipe.weights, self.recipe.prompts_per_image, rng)
+        prompts = self._prompts_at(step)
+        drawn = draw(examples(scene, rng), self.recipe.weights, prompts, rng) if prompts else ()
         classes, bins = dense_truth(scene, self.grid)
         pixels = to_pixels(Image.fromarray(scene.image), self.spec)[0]
         return Sample(pixels, tuple(self._turn(example, scene) for example in drawn), classes, bins)
 
-    def _config_at(self, step: int) -> TabletopConfig:
+    def _stage_at(self, step: int) -> Stage | None:
         """The last stage of the curriculum that has begun."""
         begun = [stage for stage in self.recipe.stages if stage.from_step <= step]
-        return replace(self.config, **begun[-1].scene) if begun else self.config
+        return begun[-1] if begun else None
+
+    def _config_at(self, step: int) -> TabletopConfig:
+        stage = self._stage_at(step)
+        return replace(self.config, **stage.scene) if stage else self.config
+
+    def _prompts_at(self, step: int) -> int:
+        stage = self._stage_at(step)
+        stated = stage.prompts_per_image if stage else None
+        return self.recipe.prompts_per_image if stated is None else stated
 
     def _turn(self, example: Example, scene: Scene) -> Turn:
         task = find(example.task)

@@ -1,38 +1,44 @@
 """The training loop: one recipe in, a checkpoint out, interruptible at any step.
 
-Every batch is a function of (recipe, step), so a run that was interrupted and resumed computes the same losses as one
-that was not. SIGINT and SIGTERM finish the step, save and return.
+Every step is a function of (recipe, step): its images, its prompts, its random numbers. So a run that was interrupted
+and resumed computes the same losses as one that was not, and one whose steps are spread over several devices the same
+as one on a single device, but for rounding and for what dropout draws. SIGINT and SIGTERM finish the step, save and
+return.
 """
 
 from __future__ import annotations
 
-import json
-import signal
+import copy
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from florence_edge.errors import InputError
 from florence_edge.options import SearchConfig
-from florence_edge.vocabulary import LOCATION_BINS, Vocabulary
+from florence_edge.vocabulary import Vocabulary
 
 from .auxiliary import DenseHeads
 from .batch import Batch, Sample, collate
-from .losses import answer_loss
+from .loop.averages import Averages
+from .loop.devices import Devices
+from .loop.interrupt import leave_signals_to_the_loop, stop_requested
+from .loop.log import Line, Log, Report
+from .loop.objective import Objective, Share, count
+from .loop.precision import autocast, check_precision, scaler
+from .loop.recompute import recompute
+from .loop.state import STATE, learnt, restore_model, restore_optimizer, whole, write_state
+from .loop.validation import Validation
 from .model import FlorenceModel
-from .recipe import Recipe
+from .recipe import DataRecipe, Recipe
 from .schedule import geometric, learning_rate
-
-STATE = "state.pt"
-LOG = "log.jsonl"
 
 
 class Source(Protocol):
@@ -48,203 +54,238 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: steps done, whether that is all of them, and the model with the averaged weights."""
+    """How a run ended: steps done, whether there is nothing left to do, and the model with the averaged weights."""
 
     step: int
     finished: bool
     model: FlorenceModel
 
 
-class _Steps(Dataset[Batch]):
-    """Steps as data-loader items, so that worker processes render and collate ahead."""
+def in_parts(recipe: DataRecipe, parts: int) -> DataRecipe:
+    """The same images in the same order with every step split into `parts` steps: what a `Source` is made of.
 
-    def __init__(self, source: Source, search: SearchConfig) -> None:
-        self.source, self.search = source, search
+    `parts` is the number of processes times that of accumulated parts; `InputError` where a step cannot be split so.
+    """
+    if recipe.images_per_step % parts:
+        raise InputError(
+            f"{recipe.images_per_step} images per step cannot be split into {parts} equal parts (processes x "
+            "compute.accumulate); make images_per_step a multiple of that"
+        )
+    stages = tuple(replace(stage, from_step=stage.from_step * parts) for stage in recipe.stages)
+    return replace(recipe, images_per_step=recipe.images_per_step // parts, stages=stages)
 
-    def __getitem__(self, step: int) -> Batch:
-        return collate(self.source.samples(step), self.search)
+
+class _Steps(Dataset[list[Batch]]):
+    """Steps as data-loader items, so that worker processes render and collate ahead: this process' parts of each."""
+
+    def __init__(self, source: Source, devices: Devices, parts: int) -> None:
+        self._source, self._parts = source, parts
+        self._rank, self._world = devices.rank, devices.world
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        first = (step * self._world + self._rank) * self._parts
+        return [collate(self._source.samples(first + part), SearchConfig()) for part in range(self._parts)]
 
 
 class Trainer:
-    """Trains `model` on `source` as `recipe` says; everything it writes lies in `folder`."""
+    """Trains `model` on `source` as `recipe` says; everything it writes lies in `folder`.
+
+    `source` gives a step in parts (`in_parts`). `validation` measures on the way and keeps the best weights.
+    """
 
     def __init__(
-        self, recipe: Recipe, source: Source, model: FlorenceModel, *, folder: Path, device: str = "cpu"
+        self,
+        recipe: Recipe,
+        source: Source,
+        model: FlorenceModel,
+        *,
+        folder: Path,
+        devices: Devices | None = None,
+        validation: Validation | None = None,
     ) -> None:
         self.recipe, self.source, self.folder = recipe, source, Path(folder)
-        self.device = torch.device(device)
-        self.model = model.to(self.device).train()
-        self.heads = DenseHeads(model.config.text.dim, source.attribute_classes).to(self.device).train()
+        self.devices = devices or Devices()
+        self.validation = validation
+        check_precision(recipe.compute.precision, self.devices.device)
+        self.model = model.train()
+        self._blank = copy.deepcopy(model).cpu().eval() if self.devices.main else None
+        if recipe.compute.recompute:
+            recompute(model)
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.data.seed)  # every process must begin with the same heads
+            self.heads = DenseHeads(model.config.text.dim, source.attribute_classes).train()
+        objective = Objective(model, self.heads, source.vocabulary, recipe.loss)
+        self._objective = self.devices.wrap(objective)
+        self._parameters = [value for value in objective.parameters() if value.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            _parameter_groups([self.model, self.heads], recipe.optimizer.weight_decay),
+            _parameter_groups(objective, recipe.optimizer.weight_decay),
             lr=recipe.optimizer.learning_rate,
             betas=recipe.optimizer.betas,
         )
-        self.ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self._scaler = scaler(recipe.compute.precision, self.devices.device)
+        self._averages = Averages(self.model, recipe.optimizer.ema)
         self.step = 0
 
-    def run(self, *, until: int | None = None, report: Callable[[dict[str, float]], None] | None = None) -> Outcome:
+    def run(self, *, until: int | None = None, report: Report | None = None) -> Outcome:
         """Trains from the saved state, if there is one, to step `until` (default: the recipe's last)."""
+        recipe = self.recipe
         self.folder.mkdir(parents=True, exist_ok=True)
         self._resume()
-        last = min(until or self.recipe.optimizer.steps, self.recipe.optimizer.steps)
-        loader = DataLoader(
-            _Steps(self.source, SearchConfig()),
-            batch_size=None,
-            sampler=range(self.step, last),
-            num_workers=self.recipe.data.workers,
-            worker_init_fn=_leave_signals_to_the_loop,
-            generator=torch.Generator(),  # else the loader draws from the global one, which a resumed run would notice
+        last = min(until or recipe.optimizer.steps, recipe.optimizer.steps)
+        log = Log(
+            self.folder,
+            step=self.step,
+            report=report,
+            tensorboard=recipe.output.tensorboard,
+            main=self.devices.main,
         )
-        with _stop_requested() as stopping:
-            started, window = time.monotonic(), []
-            for batch in loader:
-                window.append(self._train(batch.to(self.device)))
-                self.step += 1
-                if self.step % self.recipe.output.log_every == 0 or self.step == last:
-                    self._log(window, time.monotonic() - started, report)
-                    started, window = time.monotonic(), []
-                if self.step % self.recipe.output.save_every == 0:
+        with stop_requested() as stopping, log:
+            if self.validation and self.validation.before(self.step):
+                self._validate(log)
+            for parts in self._steps(last):
+                log.add(self._advance(parts))
+                if self.step % recipe.output.log_every == 0 or self.step == last:
+                    log.flush(self.step)
+                if self.validation and self.validation.due(self.step, recipe.optimizer.steps):
+                    self._validate(log)
+                if self.step % recipe.output.save_every == 0:
                     self.save()
-                if stopping():
+                if self.devices.any(stopping()) or self._exhausted():
                     break
         self.save()
-        return Outcome(self.step, self.step >= self.recipe.optimizer.steps, self.averaged())
+        return Outcome(self.step, self.step >= recipe.optimizer.steps or self._exhausted(), self.averaged())
 
-    def _train(self, batch: Batch) -> dict[str, float]:
-        recipe, vocabulary = self.recipe, self.source.vocabulary
-        rate = learning_rate(self.step, recipe.optimizer)
-        sigma = geometric(self.step, recipe.optimizer.steps, recipe.loss.location_sigma)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        features = self.model.encode_image(batch.pixels)
-        logits = self.model.decode(features[batch.image_of], batch.prompt_ids, batch.decoder_ids, batch.prompt_mask)
-        terms = answer_loss(
-            logits,
-            batch.labels,
-            vocabulary,
-            location_sigma=sigma,
-            label_smoothing=recipe.loss.label_smoothing,
-        )
-        dense = self._dense(features, batch, sigma)
-        loss = terms.total + recipe.loss.dense * dense
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch declares it without types
-        norm = torch.nn.utils.clip_grad_norm_(_parameters(self.model, self.heads), recipe.optimizer.clip)
-        self.optimizer.step()
-        self._average()
-        return {
-            "loss": float(loss.detach()),
-            "text": terms.text,
-            "location": terms.location,
-            "dense": float(dense.detach()),
-            "gradient": float(norm),
-            "rate": rate,
-            "sigma": sigma,
-            "images": float(len(batch.pixels)),
-        }
-
-    def _dense(self, features: Tensor, batch: Batch, sigma: float) -> Tensor:
-        if self.recipe.loss.dense <= 0 or batch.dense is None:
-            return features.new_zeros(())
-        first = self.source.vocabulary.first_location
-        locations = self.model.embedding.weight[first : first + LOCATION_BINS]
-        return self.heads.loss(features[:, 1:], batch.dense, locations, sigma)
-
-    def _average(self) -> None:
-        """Moves the averaged weights; early on the average is shorter, so that it never remembers the start."""
-        decay = min(self.recipe.optimizer.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for name, value in self.model.state_dict().items():
-                self.ema[name].lerp_(value, 1 - decay) if value.is_floating_point() else self.ema[name].copy_(value)
+    def rehearse(self, steps: int = 2) -> float:
+        """Computes a few steps from the start without writing anything; returns the seconds that the last one took."""
+        seconds = 0.0
+        for parts in islice(self._steps(steps), steps):
+            started = time.monotonic()
+            self._advance(parts)
+            seconds = time.monotonic() - started
+        return seconds
 
     def averaged(self) -> FlorenceModel:
-        """A copy of the model with the averaged weights, in eval mode on the CPU."""
-        model = FlorenceModel(self.model.config)
-        model.load_state_dict(self.ema)
-        return model.eval()
-
-    def _log(
-        self, window: list[dict[str, float]], seconds: float, report: Callable[[dict[str, float]], None] | None
-    ) -> None:
-        keys = window[-1].keys() - {"images"}
-        line = {key: _mean([entry[key] for entry in window]) for key in sorted(keys)}
-        line |= {"step": float(self.step), "images_per_second": sum(entry["images"] for entry in window) / seconds}
-        with (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        if report:
-            report(line)
+        """A copy of the model with the averaged weights, in eval mode on the CPU; of rank 0 alone if there are more."""
+        values = whole(self._averages.values)
+        if self._blank is None:
+            return self.model
+        model = copy.deepcopy(self._blank)
+        restore_model(model, values)
+        return model
 
     def save(self) -> None:
         """Writes the whole state atomically: a kill at any moment leaves the old state or the new one."""
         state = {
             "recipe": self.recipe.digest(),
             "step": self.step,
-            "model": self.model.state_dict(),
-            "heads": self.heads.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema,
-            "random": torch.get_rng_state(),
+            "model": whole(learnt(self.model)),
+            "heads": whole(self.heads.state_dict()),
+            "optimizer": whole(self.optimizer.state_dict()),
+            "ema": whole(self._averages.values),
+            "scaler": self._scaler.state_dict(),
+            "validation": self.validation.state() if self.validation else {},
         }
-        temporary = self.folder / (STATE + ".part")
-        torch.save(state, temporary)
-        temporary.replace(self.folder / STATE)
+        if self.devices.main:
+            write_state(self.folder / STATE, state)
+        self.devices.wait()
 
     def _resume(self) -> None:
         path = self.folder / STATE
         if not path.exists():
             return
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if state["recipe"] != self.recipe.digest():
             raise InputError(f"{path} belongs to another recipe; use another output folder, or move the old one away")
         self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        self.heads.load_state_dict(state["heads"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema = state["ema"]
-        torch.set_rng_state(state["random"].cpu())
+        restore_model(self.model, state["model"])
+        restore_model(self.heads, state["heads"])
+        restore_optimizer(self.optimizer, state["optimizer"])
+        self._averages.restore(state["ema"])
+        if state.get("scaler"):  # one of another precision has none
+            self._scaler.load_state_dict(state["scaler"])
+        if self.validation and state.get("validation"):
+            self.validation.restore(state["validation"])
+
+    def _steps(self, last: int) -> Iterator[list[Batch]]:
+        """This process' parts of the steps from the present one to `last`."""
+        first = self.step if not self._exhausted() else last
+        return iter(
+            DataLoader(
+                _Steps(self.source, self.devices, self.recipe.compute.accumulate),
+                batch_size=None,
+                sampler=range(first, last),
+                num_workers=self.recipe.data.workers,
+                worker_init_fn=leave_signals_to_the_loop,
+            )
+        )
+
+    def _advance(self, parts: list[Batch]) -> Line:
+        """One step; returns its numbers, which are those of all processes."""
+        recipe = self.recipe
+        self._seed()
+        rate = learning_rate(self.step, recipe.optimizer)
+        sigma = geometric(self.step, recipe.optimizer.steps, recipe.loss.location_sigma)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        counts = [count(part, self.source.vocabulary) for part in parts]
+        step = self.devices.total(torch.stack(counts).sum(dim=0))
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = torch.zeros(4, dtype=torch.float64)
+        for index, (part, counted) in enumerate(zip(parts, counts, strict=True)):
+            with self.devices.exchanged(self._objective, now=index == len(parts) - 1):
+                terms += self._backward(part, Share.of(counted, step), sigma=sigma)
+        self._scaler.unscale_(self.optimizer)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self._parameters, recipe.optimizer.clip))
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self._averages.move(self.model, self.step)
+        self.step += 1
+        loss, text, location, dense = self.devices.total(terms).tolist()
+        _, texts, locations, images, _ = step.tolist()
+        return {
+            "loss": loss,
+            "text": text if texts else float("nan"),
+            "location": location if locations else float("nan"),
+            "dense": dense,
+            "gradient": float(norm),
+            "rate": rate,
+            "sigma": sigma,
+            "images": images,
+        }
+
+    def _backward(self, part: Batch, share: Share, *, sigma: float) -> Tensor:
+        """Adds the gradients of a part of the step; returns its contributions to the step's losses [4] float64."""
+        device = self.devices.device
+        with autocast(self.recipe.compute.precision, device):
+            terms = self._objective(part.to(device), share, sigma=sigma)
+        # Processes exchange the mean of their gradients, while shares of a step are to be added.
+        self._scaler.scale(terms.total * self.devices.world).backward()
+        return torch.tensor([float(terms.total.detach()), *terms[1:]], dtype=torch.float64)
+
+    def _seed(self) -> None:
+        """Makes the random numbers of a step (dropout) depend on the step and the process, and on nothing before."""
+        entropy = np.random.SeedSequence([self.recipe.data.seed, self.step, self.devices.rank])
+        torch.manual_seed(int(entropy.generate_state(1, np.uint32)[0]))
+
+    def _validate(self, log: Log) -> None:
+        assert self.validation is not None
+        model = self.averaged()
+        value = self.validation.judge(model) if self.devices.main else 0.0
+        value = self.devices.total(torch.tensor([value], dtype=torch.float64)).item()
+        if self.validation.take(value, self.step) and self.devices.main:
+            self.validation.keep(model, self.step)
+        log.say({"step": float(self.step), self.validation.name: value, "best": self.validation.best_value})
+
+    def _exhausted(self) -> bool:
+        return self.validation is not None and self.validation.exhausted
 
 
-def _leave_signals_to_the_loop(worker: int) -> None:
-    """Keeps workers alive when a terminal or a scheduler signals the whole group: the loop ends them after saving."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    torch.set_num_threads(1)
-
-
-def _parameters(*modules: torch.nn.Module) -> Iterator[Tensor]:
-    for module in modules:
-        yield from module.parameters()
-
-
-def _parameter_groups(modules: list[torch.nn.Module], decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
     """Matrices are decayed; biases, norms and embeddings are not."""
-    named = [(name, value) for module in modules for name, value in module.named_parameters() if value.requires_grad]
+    named = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
     matrices = [
         value for name, value in named if value.ndim > 1 and "embedding" not in name and "positions" not in name
     ]
     chosen = {id(value) for value in matrices}
     others = [value for _, value in named if id(value) not in chosen]
     return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _mean(values: list[float]) -> float:
-    known = [value for value in values if value == value]
-    return sum(known) / len(known) if known else float("nan")
-
-
-@contextmanager
-def _stop_requested() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT and SIGTERM into a question the loop asks between steps."""
-    asked = False
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

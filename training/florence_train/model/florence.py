@@ -85,17 +85,25 @@ class FlorenceModel(nn.Module):
         return StepOutput(self._logits(hidden), keys, values)
 
     def decode(
-        self, features: Tensor, prompt_ids: Tensor, decoder_ids: Tensor, prompt_mask: Tensor | None = None
+        self,
+        features: Tensor,
+        prompt_ids: Tensor,
+        decoder_ids: Tensor,
+        prompt_mask: Tensor | None = None,
+        *,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Teacher forcing on encoded features `[B, N, D]` -> logits `[B, T, V]`.
+        """Teacher forcing on encoded features `[B, N, D]` -> logits `[B, T, V]`, or `[n, V]` of the `wanted` positions.
 
-        To train many prompts on one image, encode it once and pass `features[image_of]`, image_of int64 `[B]`.
+        To train many prompts on one image, encode it once and pass `features[image_of]`, image_of int64 `[B]`. `wanted`
+        bool `[B, T]` spares the widest product of the model where nothing is asked, such as on padding.
         """
         if prompt_mask is None:
             prompt_mask = torch.ones_like(prompt_ids, dtype=torch.bool)
         self._check_length(decoder_ids.shape[1], "decoder")
         cross = self.encode_prompt(features, prompt_ids, prompt_mask)
-        return self._logits(self.decoder(self.embedding(decoder_ids), cross))
+        hidden = self.decoder(self.embedding(decoder_ids), cross)
+        return self._logits(hidden if wanted is None else hidden[wanted])
 
     def forward(
         self, pixels: Tensor, prompt_ids: Tensor, decoder_ids: Tensor, prompt_mask: Tensor | None = None

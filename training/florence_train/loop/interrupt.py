@@ -1,0 +1,39 @@
+"""SIGINT and SIGTERM as a question that the loop asks between steps."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether one of the signals came; the handlers before are put back."""
+    asked = False
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+
+    previous = {number: signal.signal(number, ask) for number in SIGNALS}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def leave_signals_to_the_loop(worker: int) -> None:
+    """For workers of a data loader: a terminal or a scheduler signals the whole group, the loop ends them after saving.
+
+    A worker computes in one thread, so that several do not fight for the cores.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,27 @@
+"""The precision of a step's products: autocast, and for fp16 a scaler that keeps small gradients from vanishing."""
+
+from __future__ import annotations
+
+import torch
+
+from florence_edge.errors import InputError
+from florence_train.recipe import Precision
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context of a forward pass; weights stay fp32."""
+    return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
+
+
+def scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
+    """The scaler of the loss; it does nothing but for fp16."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Raises `InputError` where the device does not compute in a precision."""
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise InputError(f"compute.precision is 'bf16', which {name} does not have; use 'fp16' or 'fp32'")
