@@ -54,10 +54,7 @@ class Selection:
             keep &= result.scores >= self.min_score
         if self.max_regions is not None:
             keep &= _best(result.scores, keep, self.max_regions)
-        if keep.all():
-            return result
-        kept = np.flatnonzero(keep)
-        return replace(result, **{name: _pick(getattr(result, name), kept) for name in _ITEM_FIELDS[type(result)]})
+        return take(result, keep)
 
 
 def select(
@@ -69,6 +66,14 @@ def select(
 ) -> Regions:
     """The result with some of its regions; the arguments are told by `Selection`."""
     return Selection(allowed_labels, min_score, max_regions).of(result)
+
+
+def take(result: Regions, keep: BoolArray) -> Regions:
+    """The regions that `keep` [N] marks, in the order the model wrote them; class ids keep their meaning."""
+    if keep.all():
+        return result
+    kept = np.flatnonzero(keep)
+    return replace(result, **{name: _pick(getattr(result, name), kept) for name in _ITEM_FIELDS[type(result)]})
 
 
 def _labelled(labels: Sequence[str], allowed: str | Sequence[str]) -> BoolArray:

@@ -36,17 +36,28 @@ def read_turn(prefix: str, suffix: str, size: ImageSize) -> Example:
 
     Raises `InputError` for what cannot be read; what can be read but not asked is for `check_example` to find.
     """
+    task, given = read_prefix(prefix, size)
+    return Example(task.token, given, _target(task, suffix, size))
+
+
+def read_prefix(prefix: str, size: ImageSize) -> tuple[Task, Given]:
+    """The task and the input that a prefix spells; `InputError` for what cannot be read."""
     task, written = _split(prefix)
-    return Example(task.token, _input(task, written, size), _target(task, suffix, size))
+    return task, _input(task, written, size)
 
 
 def write_turn(example: Example, size: ImageSize) -> tuple[str, str]:
     """Prefix and suffix of an example: the inverse of `read_turn`."""
     task = find(example.task)
-    sentence = prompt_for(task, example.input, size)
+    return write_prefix(task, example.input, size), format_answer(task, example.target)
+
+
+def write_prefix(task: Task, given: Given, size: ImageSize) -> str:
+    """The prefix that asks a task: the inverse of `read_prefix`."""
+    sentence = prompt_for(task, given, size)
     before, _, after = task.prompt.partition("{input}")
     written = "" if task.input is InputKind.NONE else sentence[len(before) : len(sentence) - len(after)]
-    return ("" if task is FREE_PROMPT else task.token) + written, format_answer(task, example.target)
+    return ("" if task is FREE_PROMPT else task.token) + written
 
 
 def check_example(example: Example, size: ImageSize) -> None:

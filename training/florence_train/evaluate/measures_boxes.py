@@ -10,7 +10,6 @@ from florence_edge.geometry import Float32Array
 from florence_edge.results import Detections
 
 from .answers import detections_in
-from .calibration import calibration_error
 from .detection import (
     THRESHOLDS,
     Matched,
@@ -24,7 +23,7 @@ from .detection import (
 from .overlap import box_iou
 from .reading import normalised
 from .resampling import Float64Array, mean, ratio
-from .section import Section
+from .section import Scored, Section
 
 FIFTY, SEVENTY_FIVE = slice(0, 1), slice(5, 6)
 """Places of IoU 0.5 and 0.75 among `THRESHOLDS`."""
@@ -131,9 +130,8 @@ def _phrase(label: str) -> str:
 
 def _calibration(section: Section, matched: Matched) -> None:
     counted = ~matched.ignored[0]
-    if counted.any():
-        statistic = calibration_error(matched.scores[counted], matched.right[0][counted], matched.answers[counted])
-        section.add("ECE at IoU 0.5", statistic, int(counted.sum()), better="lower")
+    scores, right = matched.scores[counted].astype(np.float64), matched.right[0][counted].astype(np.float64)
+    section.add_calibration("ECE at IoU 0.5", Scored(scores, right, matched.answers[counted]))
 
 
 def _f1(matched: Matched, answers: int) -> Float64Array:

@@ -9,11 +9,10 @@ import numpy as np
 from florence_edge.results import Result, Text
 
 from .answers import Answer
-from .calibration import calibration_error
 from .captions import bleu, cider, rouge_l, words
 from .reading import edit_distance, normalised
 from .resampling import Float64Array, mean, ratio
-from .section import Section
+from .section import Scored, Section
 
 
 def caption(section: Section) -> None:
@@ -89,12 +88,5 @@ def text_of(result: Result) -> str:
 
 
 def _calibration(section: Section, right: Float64Array) -> None:
-    scored = [
-        (index, float(answer.found.scores[0]))
-        for index, answer in enumerate(section.answers)
-        if len(answer.found) and not np.isnan(answer.found.scores[0])
-    ]
-    if scored:
-        places, scores = zip(*scored, strict=True)
-        rows = np.array(places, np.int64)
-        section.add("ECE", calibration_error(scores, right[rows], rows), len(rows), better="lower")
+    scores = np.array([answer.found.scores[0] if len(answer.found) else np.nan for answer in section.answers])
+    section.add_calibration("ECE", Scored(scores.astype(np.float64), right, np.arange(len(right))))

@@ -79,6 +79,10 @@ class EvalOptions:
             raise InputError(listing("these evaluation options cannot be used:", faults))
 
 
+WITHOUT_INTERVALS = EvalOptions(resamples=0)
+"""Without intervals, which take longer than the measures themselves."""
+
+
 def evaluate(
     model: Florence,
     data: Dataset | Iterable[Record],
@@ -94,15 +98,10 @@ def evaluate(
     `name` is how the report calls the data; pictures of the worst answers go to the folder `gallery` if one is given.
     Raises `InputError` where there is nothing to ask, `DependencyError` without pycocotools if boxes are asked for.
     """
-    records = data.records if isinstance(data, Dataset) else data
-    wanted = {find(task).token for task in options.tasks}
-    chosen = islice(_only(records, wanted), options.limit)
     start = time.perf_counter()
-    answers = list(ask(model, chosen, search=options.search, batch_size=options.batch_size, on_image=on_image))
+    answers = answered(model, data, options=options, name=name, on_image=on_image)
     seconds = time.perf_counter() - start
-    if not answers:
-        raise InputError(f"{name} asks nothing{' of ' + ', '.join(sorted(wanted)) if wanted else ''}")
-    sections = [_measured(group, options) for group in _by_task(answers)]
+    sections = measured(answers, options)
     cases = [case for part in sections for case in worst(part.answers, part.quality, options.worst, gallery)]
     faults = data.faults if isinstance(data, Dataset) else ()
     return Report(
@@ -125,12 +124,35 @@ def evaluate(
     )
 
 
+def answered(
+    model: Florence,
+    data: Dataset | Iterable[Record],
+    *,
+    options: EvalOptions,
+    name: str = "data",
+    on_image: Callable[[], Any] = lambda: None,
+) -> list[Answer]:
+    """The answers to everything that the data asks; `InputError` where it asks nothing."""
+    records = data.records if isinstance(data, Dataset) else data
+    wanted = {find(task).token for task in options.tasks}
+    chosen = islice(_only(records, wanted), options.limit)
+    answers = list(ask(model, chosen, search=options.search, batch_size=options.batch_size, on_image=on_image))
+    if not answers:
+        raise InputError(f"{name} asks nothing{' of ' + ', '.join(sorted(wanted)) if wanted else ''}")
+    return answers
+
+
 def _only(records: Iterable[Record], wanted: set[str]) -> Iterable[Record]:
     """The records with the examples of the tasks that are wanted, all of them where none is named."""
     for record in records:
         kept = tuple(example for example in record.examples if not wanted or example.task in wanted)
         if kept:
             yield Record(record.name, record.picture, record.size, kept, record.crowds)
+
+
+def measured(answers: Sequence[Answer], options: EvalOptions = WITHOUT_INTERVALS) -> list[Section]:
+    """The numbers of every task that was asked, in the order of the task table."""
+    return [_measured(group, options) for group in _by_task(answers)]
 
 
 def _by_task(answers: Sequence[Answer]) -> list[list[Answer]]:
