@@ -12,11 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
+from ._guide import Guide
 from ._logits import largest, log_normaliser, log_softmax, repeating
 from .backends import Finish, Hypothesis
 from .errors import BackendError
 from .geometry import AnyArray, BoolArray, Float32Array, Int32Array, Int64Array
-from .options import SearchConfig
+from .options import FormedConfig, SearchConfig
 
 NEVER = np.float32(-1e9)
 """Score of what cannot win but may fill a slot; added to a score, it bars the beam. The value is transformers' own."""
@@ -71,6 +72,7 @@ class Greedy:
         self._logprobs = np.zeros(config.max_new_tokens, np.float32)
         self._length = 1
         self._scratch: Float32Array | None = None
+        self._guide = _guide(config)
         self.done = False
 
     @property
@@ -84,7 +86,7 @@ class Greedy:
     def advance(self, logits: Float32Array) -> None:
         self._scratch = _like(logits, self._scratch)
         peak, log_sum = log_normaliser(logits, self._scratch)
-        _ban(logits, self._ids[:, : self._length], self._config)
+        _ban(logits, self._ids[:, : self._length], self._config, self._guide)
         token = int(logits[0].argmax())
         if np.isneginf(logits[0, token]):
             raise _dead_end(self._length)
@@ -106,7 +108,7 @@ class Greedy:
     def hypothesis(self) -> Hypothesis:
         ids, logprobs = self.certain(), self._logprobs[: self._length - 1].copy()
         score = float(logprobs.sum(dtype=np.float64)) / len(ids) ** self._config.length_penalty
-        return Hypothesis(ids, score, logprobs, _finish(ids, self._config))
+        return Hypothesis(ids, score, logprobs, finish(ids, self._config))
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +147,7 @@ class Beams:
         self._length = 1
         self._ended: list[_Ended] = []
         self._scratch: Float32Array | None = None
+        self._guide = _guide(config)
         self.done = False
 
     @property
@@ -158,7 +161,7 @@ class Beams:
     def advance(self, logits: Float32Array) -> None:
         self._scratch = _like(logits, self._scratch)
         logprobs = log_softmax(logits, self._scratch)
-        _ban(logprobs, self._ids[:, : self._length], self._config)
+        _ban(logprobs, self._ids[:, : self._length], self._config, self._guide)
         totals = np.add(logprobs, self._totals[:, None], out=self._scratch).reshape(-1)
         # Twice the beams: each of them may end with one of these, and as many as there are beams must go on.
         best = largest(totals, 2 * self._config.beams)
@@ -242,18 +245,33 @@ class Beams:
         if not self._ended:
             raise _dead_end(self._length)
         best = self._ended[0]
-        return Hypothesis(best.ids, best.score, best.logprobs, _finish(best.ids, self._config))
+        return Hypothesis(best.ids, best.score, best.logprobs, finish(best.ids, self._config))
 
 
-def _ban(scores: Float32Array, history: Int64Array, config: SearchConfig) -> None:
-    """Sets the scores [K, V] of forbidden tokens to -inf: repeated n-grams, and the end before its time."""
+def _ban(scores: Float32Array, history: Int64Array, config: SearchConfig, guide: Guide | None) -> None:
+    """Sets the scores [K, V] of forbidden tokens to -inf: repeated n-grams, the end before its time, what has no form.
+
+    Where that leaves nothing, only the form counts.
+    """
+    if guide is not None:
+        guide.restrict(scores, history)
+        formed = scores.copy()
     rows, tokens = repeating(history, config.no_repeat_ngram)
     scores[rows, tokens] = -np.inf
     if history.shape[1] - 1 < config.min_new_tokens:
         scores[:, config.eos] = -np.inf
+    if guide is not None:
+        stuck = np.isneginf(scores.max(axis=-1))
+        scores[stuck] = formed[stuck]
 
 
-def _finish(ids: Int64Array, config: SearchConfig) -> Finish:
+def _guide(config: SearchConfig) -> Guide | None:
+    """What keeps the answer well formed, where that is asked for."""
+    form = config.form if isinstance(config, FormedConfig) else None
+    return None if form is None else Guide(form, config.max_new_tokens)
+
+
+def finish(ids: Int64Array, config: SearchConfig) -> Finish:
     """At the limit, a forced `</s>` is the limit's doing and not the model's."""
     forced = len(ids) == config.max_new_tokens and config.forced_eos is not None
     return "eos" if ids[-1] == config.eos and not forced else "length"

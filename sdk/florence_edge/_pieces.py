@@ -90,6 +90,8 @@ class Speller(Protocol):
         """The text of a run of text tokens [n]."""
         ...
 
+    def __hash__(self) -> int: ...
+
 
 def from_ids(ids: Int64Array, logprobs: Float32Array, speller: Speller) -> list[Piece]:
     """Pieces of token ids [T] with log-probabilities [T]."""

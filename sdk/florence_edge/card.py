@@ -9,7 +9,7 @@ from .bundle import Bundle
 
 
 def facts(bundle: Bundle) -> dict[str, Any]:
-    """Source, licence, precision, image size, limits, search defaults, files, build target and measured parity."""
+    """Source, licence, precision, image size, limits, search defaults, files, target, parity, calibration, loss."""
     manifest = bundle.manifest
     values = manifest.to_dict()
     return {
@@ -20,7 +20,7 @@ def facts(bundle: Bundle) -> dict[str, Any]:
         **{key: values[key] for key in ("limits", "search")},
         "files": {name: record.bytes for name, record in manifest.files.items()},
         "bytes": sum(record.bytes for record in manifest.files.values()),
-        **{key: values[key] for key in ("target", "parity")},
+        **{key: values[key] for key in ("target", "parity", "calibration", "loss")},
     }
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from time import perf_counter
 
+from ._regions import NOTHING
 from .backends import Hypothesis
 from .bundle import Bundle
 from .errors import InputError
+from .forms import Form
 from .geometry import ImageSize, Int64Array
 from .grammar import ParseOptions, parse_ids
 from .manifest import Manifest
-from .options import SearchOptions
-from .prompts import TaskInput, prompt_for
+from .options import FormedOptions, SearchOptions
+from .prompts import TaskInput, class_names, prompt_for
 from .results import Result, Text
-from .tasks import Task
+from .tasks import InputKind, Task
 from .tokens import Tokens
 
 
@@ -54,7 +56,7 @@ class Codec:
                 f"the prompt of {task.token} has {len(ids)} tokens, but this model takes at most {limit}; shorten the "
                 "input or ask in several calls"
             )
-        return Question(task, given, size, ids, self._options(task, search or SearchOptions()))
+        return Question(task, given, size, ids, self._options(task, given, search or SearchOptions()))
 
     def result(self, question: Question, hypothesis: Hypothesis, stages: Mapping[str, float]) -> Result:
         """The answer in pixels of the original image; `stages` are the milliseconds spent so far."""
@@ -68,14 +70,16 @@ class Codec:
             finish=hypothesis.finish,
             options=ParseOptions.for_input(question.task, question.input),
         )
-        return replace(result, timings_ms={**stages, "parse": (perf_counter() - start) * 1e3})
+        curve = self._manifest.calibration.get(question.task.token)
+        scores = result.scores if curve is None else curve(result.scores)
+        return replace(result, scores=scores, timings_ms={**stages, "parse": (perf_counter() - start) * 1e3})
 
     def text(self, question: Question, ids: Int64Array) -> str:
         """The text of an answer so far: what `Text.text` will hold, or for other results `raw`."""
         result = parse_ids(question.task, ids, question.size, tokens=self.tokens)
         return result.text if isinstance(result, Text) else result.raw
 
-    def _options(self, task: Task, search: SearchOptions) -> SearchOptions:
+    def _options(self, task: Task, given: TaskInput, search: SearchOptions) -> SearchOptions:
         """The search options of one call: without a limit of its own, the task's budget as far as the bundle allows."""
         config, limit = self._manifest.search, self._manifest.limits.new_tokens
         wanted = search.max_new_tokens
@@ -83,5 +87,21 @@ class Codec:
             raise InputError(f"max_new_tokens is {wanted}, but this model writes at most {limit} tokens")
         budget = min(task.budget, config.max_new_tokens)
         options = replace(search, max_new_tokens=budget if wanted is None else wanted)
+        if options.constrained:
+            values = {item.name: getattr(options, item.name) for item in fields(SearchOptions)}
+            options = FormedOptions(**values, form=self.form(task, given))
         config.over(options)
         return options
+
+    def form(self, task: Task, given: TaskInput) -> Form:
+        """The form of a task's answers; of classes, the labels are their names, as they are given or in lower case."""
+        names = class_names(given) if task.input is InputKind.CLASSES else ()
+        spellings = dict.fromkeys(
+            f"{space}{name}" for each in names for name in (each, each.lower()) for space in ("", " ")
+        )
+        labels = tuple(self._label(text) for text in spellings)
+        return Form(task.grammar, self.tokens, labels, self._label(NOTHING))
+
+    def _label(self, text: str) -> tuple[int, ...]:
+        """The token ids of a label, without those around a prompt."""
+        return tuple(self.tokens.encode(text)[1:-1].tolist())

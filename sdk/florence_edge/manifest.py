@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from .calibration import Calibration
 from .errors import BundleError, InputError, listing
+from .loss import Loss
 from .options import SearchConfig
 from .preprocess import ImageSpec
 from .schema import decode
@@ -23,11 +25,11 @@ from .vocabulary import Vocabulary
 FORMAT = 1
 """The format this package reads and writes; it changes when older packages could misread a bundle."""
 
-REVISION = 0
+REVISION = 2
 """Counts the keys added within the format."""
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
-Storage = Literal["fp32", "fp16"]
+Storage = Literal["fp32", "fp16", "int8"]
 DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "bool"]
 Dim = int | str
 """A fixed size, or the name of a dynamic one; one name means one size throughout a graph."""
@@ -164,7 +166,8 @@ class Manifest:
     """All that a bundle says about itself.
 
     `precision` is what the graphs compute in, `storage` what the file holds their weights in. `model` is the
-    configuration of the torch model, for information only.
+    configuration of the torch model, for information only. `calibration` maps task tokens to what is made
+    of their scores; those of other tasks stay as they are. `loss` is what a lower precision cost.
     """
 
     producer: Producer
@@ -180,6 +183,8 @@ class Manifest:
     target: Target | None = None
     parity: Parity | None = None
     storage: Storage = "fp32"
+    calibration: Mapping[str, Calibration] = field(default_factory=dict, metadata={"since": 1})
+    loss: Loss | None = field(default=None, metadata={"since": 2})
     format: int = FORMAT
     revision: int = REVISION
 

@@ -5,10 +5,11 @@ Names and meaning are those of `transformers.GenerationConfig`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from .errors import InputError
+from .forms import Form
 
 EarlyStopping = bool | Literal["never"]
 
@@ -21,7 +22,9 @@ class SearchOptions:
     the forced `<s>` and the final `</s>` included. `length_penalty` is the exponent of the length that divides a
     hypothesis' log-probability. `early_stopping` is True (stop at `beams` finished hypotheses), False (stop when no
     running beam can beat the worst finished one at its present length) or "never" (the same, at its best possible
-    length). `no_repeat_ngram` forbids repeating any n-gram of that size, 0 for none.
+    length). `no_repeat_ngram` forbids repeating any n-gram of that size, 0 for none. `constrained` lets only
+    answers come out that are well formed (`forms`) and whole within the limit; where that and the n-gram ban or
+    `min_new_tokens` leave no token, the form counts.
     """
 
     beams: int | None = None
@@ -30,6 +33,14 @@ class SearchOptions:
     length_penalty: float | None = None
     early_stopping: EarlyStopping | None = None
     no_repeat_ngram: int | None = None
+    constrained: bool | None = None
+
+
+@dataclass(frozen=True)
+class FormedOptions(SearchOptions):
+    """Options with the form that the answers to one question must have; `Codec` makes them for `constrained=True`."""
+
+    form: Form | None = None
 
 
 @dataclass(frozen=True)
@@ -77,12 +88,14 @@ class SearchConfig:
         """This setting with what `options` says in place of its own; raises `InputError` when that is invalid."""
         if options is None:
             return self
-        changes = {key: value for key, value in asdict(options).items() if value is not None}
-        return SearchConfig(**{**asdict(self), **changes})
+        changes = {key: value for key in _OWN if (value := getattr(options, key)) is not None}
+        values = {**self.to_dict(), **changes}
+        form = options.form if isinstance(options, FormedOptions) else None
+        return SearchConfig(**values) if form is None else FormedConfig(**values, form=form)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a manifest."""
-        return asdict(self)
+        return {item.name: getattr(self, item.name) for item in fields(SearchConfig)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SearchConfig:
@@ -92,3 +105,14 @@ class SearchConfig:
             unknown, absent = sorted(values.keys() - known), sorted(known - values.keys())
             raise InputError(f"search settings: unknown keys {unknown}, missing keys {absent}")
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class FormedConfig(SearchConfig):
+    """The setting of a call whose answers must have a form; a manifest never holds one."""
+
+    form: Form | None = None
+
+
+_OWN = tuple(item.name for item in fields(SearchOptions) if item.name != "constrained")
+"""What `SearchOptions` and `SearchConfig` share."""

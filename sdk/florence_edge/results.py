@@ -8,6 +8,9 @@ of the answer, the score of a region, phrase, line or caption is the geometric m
 the mean running over the tokens of its label and of its own coordinates (a label shared by several boxes counts for
 each of them). The published large checkpoint's processor uses the same mean over coordinates or label alone. NaN means
 that the probabilities are not known, as when the raw text of another runtime is parsed.
+
+A bundle that was calibrated for a task puts this mean through a rising curve, so that a score is about the chance of
+being right (`calibration`); the order of the answers to a task stays what it was.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def test_an_older_format_asks_for_a_new_conversion() -> None:
 def test_a_newer_revision_is_read_unless_it_says_what_this_one_does_not_know() -> None:
     newer = {**document(), "revision": REVISION + 1}
     assert Manifest.from_dict(newer).revision == REVISION + 1
-    with pytest.raises(BundleError, match=r"newer than 0: upgrade florence-edge(.|\n)*unknown key more"):
+    with pytest.raises(BundleError, match=rf"newer than {REVISION}: upgrade florence-edge(.|\n)*unknown key more"):
         Manifest.from_dict({**newer, "more": 1})
 
 

@@ -80,10 +80,10 @@ class OnnxDecoder:
         return self._grown[name] if name in self._grown else self._fixed[name]
 
 
-def run_bound(session: Any, binding: Any, file: str) -> None:
+def run_bound(session: Any, binding: Any, file: str, options: Any = None) -> None:
     """Runs what was bound; `BackendError` for whatever ONNX Runtime raises, its exceptions having no common base."""
     try:
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, options)
     except Exception as error:
         raise BackendError(f"ONNX Runtime failed in {file}: {error}") from error
 

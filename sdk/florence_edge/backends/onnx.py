@@ -118,7 +118,7 @@ class OnnxBackend:
             binding.bind_cpu_input(tensor.name, values)
         for tensor in graph.outputs:
             binding.bind_output(tensor.name, self._sessions.device)
-        run_bound(session, binding, graph.file)
+        run_bound(session, binding, graph.file, self._sessions.tidy)
         cross = dict(zip([tensor.name for tensor in graph.outputs], binding.get_outputs(), strict=True))
         return OnnxDecoder(self._sessions["decoder"], self._graphs.decoder, cross, request)
 

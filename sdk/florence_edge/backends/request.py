@@ -10,7 +10,7 @@ import numpy as np
 from florence_edge.errors import InputError
 from florence_edge.geometry import BoolArray, Float32Array, Int64Array
 from florence_edge.manifest import Limits
-from florence_edge.options import SearchConfig, SearchOptions
+from florence_edge.options import FormedConfig, SearchConfig, SearchOptions
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ def make_request(
     rows = range(len(prompt_ids)) if image_of is None else image_of
     faults = [*_prompt_faults(bounds, prompt_ids), *_row_faults(images, len(prompt_ids), rows)]
     config = bounds.search.over(options)
+    if options is not None and options.constrained and not isinstance(config, FormedConfig):
+        faults.append("constrained needs the form of the answers: ask through Florence, or give FormedOptions")
     if config.max_new_tokens > bounds.limits.new_tokens:
         faults.append(f"max_new_tokens is {config.max_new_tokens}; the model writes at most {bounds.limits.new_tokens}")
     if faults:

@@ -29,11 +29,17 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Checks the bundle's files and prints its facts."""
-    known = facts(Bundle.open(arguments.bundle))
+    bundle = Bundle.open(arguments.bundle)
+    known = facts(bundle)
     if arguments.json:
         print_json(known)
-    else:
-        print(table(_rows(known)))
+        return 0
+    print(table(_rows(known)))
+    loss = bundle.manifest.loss
+    if loss is not None:
+        print(f"\nloss: {loss.summary()}")
+        if loss.metrics:
+            print(table(loss.rows(), header=("metric", "reference", known["precision"], "lost"), right=[1, 2, 3]))
     return 0
 
 

@@ -59,6 +59,7 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--threads", type=_count, metavar="N", help="CPU threads of the engine")
     parser.add_argument("--beams", type=int, metavar="N", help="beams of the search, 1 for greedy [the bundle's]")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="limit of an answer's length [the task's]")
+    parser.add_argument("--constrained", action="store_true", help="let only well-formed answers come out")
     parser.add_argument("--batch", type=_count, default=1, metavar="N", help="images answered together [1]")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write a JSON document and a picture per image there")
     parser.add_argument("--resume", action="store_true", help="with --save: leave out what an earlier run finished")
@@ -74,7 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
     given = read_input(task, arguments.input or [])
     images = expand(arguments.images)
     bundle = Bundle.open(arguments.bundle)
-    search = SearchOptions(beams=arguments.beams, max_new_tokens=arguments.max_new_tokens)
+    search = SearchOptions(
+        beams=arguments.beams,
+        max_new_tokens=arguments.max_new_tokens,
+        constrained=arguments.constrained or None,
+    )
     store = Store(arguments.save, task, given, search, identity(bundle))
     finished = {image: found for image in images if (found := store.find(image))} if arguments.resume else {}
     for document in finished.values():
