@@ -10,7 +10,7 @@ import fcntl
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,17 +51,29 @@ class Engines:
 
 @cache
 def tiny_engines() -> Engines:
-    """The tiny size; conversion takes half a minute, so it is kept under `build/` until a source of it changes."""
+    """The tiny size."""
+    return _kept("engines", published_config("tiny"))
+
+
+@cache
+def kernel_engines() -> Engines:
+    """Small too, but with heads as the kernels take them: 32 channels in the vision tower, 64 in the decoder."""
     config = published_config("tiny")
+    vision = replace(config.vision, dims=(32, 64, 64, 96), heads=(1, 2, 2, 3), groups=(1, 2, 2, 3), window=5)
+    return _kept("kernel-engines", replace(config, vision=vision, text=replace(config.text, dim=128, decoder_heads=2)))
+
+
+def _kept(name: str, config: FlorenceConfig) -> Engines:
+    """The bundle of a random model; conversion takes half a minute, so it is kept until a source of it changes."""
     reference = reference_model(config)
     with torch.no_grad():
         reference.get_input_embeddings().weight[2] *= EOS_GAIN
-    kept = CACHE / f"engines-{state()}"
+    kept = CACHE / f"{name}-{state()}"
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "engines.lock").open("w") as lock, tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+    with (CACHE / f"{name}.lock").open("w") as lock, tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side would each convert
         if not kept.exists():
-            for old in CACHE.glob("engines-*"):
+            for old in CACHE.glob(f"{name}-*"):
                 shutil.rmtree(old)
             made = Path(scratch) / "made"
             write_folder(made / "checkpoint", "native", config, pad_rows(reference.state_dict()))
