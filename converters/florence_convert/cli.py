@@ -1,4 +1,4 @@
-"""The subcommands `convert` and `verify` of `florence-edge`.
+"""The subcommands `convert` and `verify` of `florence-edge`, and the way to `build`.
 
 Only the command line lives here: each command is one call of the function that does the work, which is imported when
 the command runs, so that `--help` need not load torch.
@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from florence_edge.cli.output import add_json, print_json, progress, size, table
+from florence_edge.errors import InputError
 from florence_edge.geometry import ImageSize
+
+from .build.command import register as register_build
 
 if TYPE_CHECKING:
     from florence_edge.bundle import Bundle
@@ -24,9 +28,13 @@ _CHECKS = 7  # what `verify` checks at most before it compares
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds both commands; this is the entry point."""
+    """Adds the commands; this is the entry point."""
     convert = subparsers.add_parser("convert", help="make an ONNX bundle of a checkpoint and measure its parity")
-    convert.add_argument("checkpoint", metavar="FOLDER_OR_HUB_ID", help="a checkpoint folder, or owner/name on the hub")
+    convert.add_argument(
+        "checkpoint",
+        metavar="FOLDER_OR_HUB_ID",
+        help="a checkpoint folder, or owner/name on the hub; for int8 also a bundle",
+    )
     convert.add_argument("out", metavar="OUT", help="the bundle folder to write")
     convert.add_argument(
         "--image-size", type=_image_size, metavar="HxW", help="height and width in pixels; default: the checkpoint's"
@@ -38,6 +46,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default="fp32",
         help="what weights are stored in [fp32]",
     )
+    convert.add_argument(
+        "--precision", choices=("fp32", "int8"), default="fp32", help="what products are computed in [fp32]"
+    )
+    _add_loss(convert)
     convert.add_argument("--overwrite", action="store_true", help="replace a bundle that is already at OUT")
     add_json(convert)
     convert.set_defaults(run=run_convert)
@@ -48,14 +60,46 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     verify.add_argument("--pairs", type=int, default=4, help="image/prompt pairs compared (default: %(default)s)")
     add_json(verify)
     verify.set_defaults(run=run_verify)
+    register_build(subparsers)
+
+
+def _add_loss(parser: argparse.ArgumentParser) -> None:
+    """The options of `--precision int8`."""
+    group = parser.add_argument_group("int8", "what the loss is measured on, and how large it may be")
+    group.add_argument("--data", metavar="DATA", help="annotated data, as `florence-edge eval` takes it; tabletop:test")
+    group.add_argument(
+        "--calibration",
+        action="append",
+        default=[],
+        metavar="IMAGE",
+        help="pictures without annotations: a file, a folder or a pattern; may be repeated",
+    )
+    group.add_argument("--limit", type=int, default=40, metavar="N", help="the first images only [%(default)s]")
+    group.add_argument(
+        "--max-loss", type=float, metavar="X", help="mean drop of the metrics [0.02], or share of other tokens [0.1]"
+    )
+    group.add_argument(
+        "--keep", action="append", default=[], metavar="PATTERN", help="products that stay in fp32, as in 'vision.*'"
+    )
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
     """`florence-edge convert`."""
+    bundle = _INTO[arguments.precision](arguments)
+    if arguments.json:
+        print_json({"bundle": str(bundle.folder), "manifest": bundle.manifest.to_dict()})
+    else:
+        print(_bundle_text(bundle))
+    return 0
+
+
+def _convert_fp32(arguments: argparse.Namespace) -> Bundle:
     from .export import STEPS, export_bundle
 
+    if arguments.data or arguments.calibration or arguments.keep or arguments.max_loss is not None:
+        raise InputError("--data, --calibration, --keep and --max-loss belong to --precision int8")
     with progress(len(STEPS), "convert") as bar:
-        bundle = export_bundle(
+        return export_bundle(
             arguments.checkpoint,
             arguments.out,
             image_size=arguments.image_size,
@@ -64,11 +108,30 @@ def run_convert(arguments: argparse.Namespace) -> int:
             overwrite=arguments.overwrite,
             on_step=lambda step: bar.advance(note=step),
         )
-    if arguments.json:
-        print_json({"bundle": str(bundle.folder), "manifest": bundle.manifest.to_dict()})
-    else:
-        print(_bundle_text(bundle))
-    return 0
+
+
+def _convert_int8(arguments: argparse.Namespace) -> Bundle:
+    from florence_edge.stream.pictures import expand
+
+    from .quantise import Measure, QuantiseOptions, convert_int8
+    from .quantise.checkpoint import STEPS
+
+    pictures = tuple(map(str, expand(arguments.calibration))) if arguments.calibration else ()
+    measure = Measure(arguments.data, pictures, arguments.limit)
+    options = QuantiseOptions(measure, arguments.max_loss, tuple(arguments.keep))
+    with progress(len(STEPS), "convert") as bar:
+        return convert_int8(
+            arguments.checkpoint,
+            arguments.out,
+            image_size=arguments.image_size,
+            opset=arguments.opset,
+            options=options,
+            overwrite=arguments.overwrite,
+            on_step=lambda step: bar.advance(note=step),
+        )
+
+
+_INTO: Mapping[str, Callable[[argparse.Namespace], Bundle]] = {"fp32": _convert_fp32, "int8": _convert_int8}
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
@@ -101,9 +164,13 @@ def _image_size(text: str) -> ImageSize:
 def _bundle_text(bundle: Bundle) -> str:
     """What was written, and its parity."""
     rows = [(name, size(record.bytes)) for name, record in bundle.manifest.files.items()]
-    parity = bundle.manifest.parity
+    parity, loss = bundle.manifest.parity, bundle.manifest.loss
     parts = [f"wrote {bundle.folder}", table(rows, right=[1])]
-    return "\n\n".join([*parts, _parity_text(parity)] if parity else parts)
+    if parity is not None:
+        parts.append(_parity_text(parity))
+    if loss is not None:
+        parts.append(f"lost {loss.summary()}")
+    return "\n\n".join(parts)
 
 
 def _report_text(report: VerifyReport) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from florence_edge.backends import Backend
 from florence_edge.errors import InputError
 from florence_edge.geometry import AnyArray, BoolArray, Float32Array, ImageSize, Int64Array
 from florence_edge.manifest import Graphs, Limits
@@ -20,11 +22,16 @@ from florence_edge.prompts import prompt_for
 from florence_edge.tasks import TASKS, InputKind
 from florence_edge.tokens import Tokens
 
-from .graphs import DECODER, ENCODER, VISION
-from .sides import Side
+from .names import DECODER, ENCODER, VISION
+
+if TYPE_CHECKING:
+    from .sides import Side  # which imports torch
 
 SEARCHES: Mapping[str, SearchOptions] = {"greedy": SearchOptions(beams=1), "beams_3": SearchOptions(beams=3)}
 """The settings whose token ids are compared."""
+
+Answers = Mapping[str, Sequence[Int64Array]]
+"""Token ids of every pair, per search setting."""
 
 _DECODER_STEPS = 4
 _BEAMS = 3
@@ -90,7 +97,7 @@ def graph_errors(reference: Side, candidate: Side, cases: Cases, tokens: Tokens)
     inputs: dict[str, AnyArray] = {"pixels": cases.pixels}
     features = reference.run(VISION, inputs)
     errors = {VISION: max_error(features, candidate.run(VISION, inputs))}
-    ids, mask = _padded(cases.prompts, tokens.vocabulary.pad)
+    ids, mask = padded(cases.prompts, tokens.vocabulary.pad)
     inputs = {"features": features["features"][list(cases.image_of)], "prompt_ids": ids, "prompt_mask": mask}
     cross = reference.run(ENCODER, inputs)
     errors[ENCODER] = max_error(_unpadded(cross), _unpadded(candidate.run(ENCODER, inputs)))
@@ -109,7 +116,7 @@ def max_error(wanted: Mapping[str, AnyArray], found: Mapping[str, AnyArray]) -> 
     return worst
 
 
-def _padded(prompts: Sequence[Int64Array], pad: int) -> tuple[Int64Array, BoolArray]:
+def padded(prompts: Sequence[Int64Array], pad: int) -> tuple[Int64Array, BoolArray]:
     """Prompts as one batch [B, T] and its mask."""
     ids = np.full((len(prompts), max(map(len, prompts))), pad, np.int64)
     mask = np.zeros(ids.shape, np.bool_)
@@ -131,12 +138,7 @@ def _steps(
     """Inputs and the reference's outputs of a few steps with random tokens and beams that change their histories."""
     rng = np.random.default_rng(cases.seed + 1)
     batch, capacity = len(cases.prompts), _DECODER_STEPS + 2
-    sizes = {"B": batch, "K": _BEAMS, "L": capacity}
-    cache = {
-        tensor.name: np.zeros([sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape], np.float32)
-        for tensor in reference.tables.decoder.inputs
-        if tensor.name.startswith("self_")
-    }
+    cache = empty_cache(reference.tables, {"B": batch, "K": _BEAMS, "L": capacity})
     ancestors = np.full((batch, _BEAMS, capacity), -1, np.int32)
     for position in range(_DECODER_STEPS):
         ancestors[:, :, :position] = rng.integers(0, _BEAMS, (batch, _BEAMS, position))
@@ -150,17 +152,31 @@ def _steps(
             array[:, :, position] = outputs[name.replace("self_", "new_")]
 
 
-def identical_ids(reference: Side, candidate: Side, cases: Cases) -> dict[str, int]:
-    """For every search setting, the number of pairs that both sides answer with the same token ids."""
-    wanted, found = (_answers(side, cases) for side in (reference, candidate))
+def empty_cache(tables: Graphs, sizes: Mapping[str, int]) -> dict[str, Float32Array]:
+    """The self-attention cache of every layer before the first step, for B prompts, K beams and L positions."""
     return {
-        name: sum(np.array_equal(a, b) for a, b in zip(wanted[name], found[name], strict=True)) for name in SEARCHES
+        tensor.name: np.zeros([sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape], np.float32)
+        for tensor in tables.decoder.inputs
+        if tensor.name.startswith("self_")
     }
 
 
-def _answers(side: Side, cases: Cases) -> dict[str, list[Int64Array]]:
-    """Token ids of every pair, per search setting."""
-    backend = side.backend()
+def identical_ids(reference: Side, candidate: Side, cases: Cases) -> dict[str, int]:
+    """For every search setting, the number of pairs that both sides answer with the same token ids."""
+    wanted, found = (search_answers(side.backend(), cases) for side in (reference, candidate))
+    return count_identical(wanted, found)
+
+
+def count_identical(wanted: Answers, found: Answers) -> dict[str, int]:
+    """Per search setting, how many answers have the same token ids."""
+    return {
+        name: sum(np.array_equal(a, b) for a, b in zip(answers, found[name], strict=True))
+        for name, answers in wanted.items()
+    }
+
+
+def search_answers(backend: Backend, cases: Cases, searches: Mapping[str, SearchOptions] = SEARCHES) -> Answers:
+    """Token ids of every pair, per search setting; closes the backend."""
     try:
         features = backend.encode_image(cases.pixels)
         return {
@@ -173,7 +189,7 @@ def _answers(side: Side, cases: Cases) -> dict[str, list[Int64Array]]:
                     cases.image_of,
                 )
             ]
-            for name, options in SEARCHES.items()
+            for name, options in searches.items()
         }
     finally:
         backend.close()

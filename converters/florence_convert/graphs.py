@@ -15,7 +15,9 @@ from torch import nn
 from florence_edge.manifest import Dim, DType, Graph, Graphs, Tensor
 from florence_train.model import CrossCache, FlorenceConfig, FlorenceModel, SelfCache
 
-VISION, ENCODER, DECODER = "vision", "encoder", "decoder"
+from .names import DECODER as DECODER
+from .names import ENCODER as ENCODER
+from .names import VISION as VISION
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
     "float32": torch.float32,

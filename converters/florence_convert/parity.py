@@ -14,7 +14,7 @@ from florence_edge.tokens import Tokens
 from florence_train.model import FlorenceModel
 
 from .comparison import CaseOptions, draw_cases, graph_errors, identical_ids
-from .graphs import DECODER, ENCODER, VISION
+from .names import DECODER, ENCODER, VISION
 from .sides import OnnxSide, Side, TorchSide
 
 TOLERANCE: Mapping[str, float] = {VISION: 1e-4, ENCODER: 1e-3, DECODER: 1e-3}

@@ -18,11 +18,13 @@ import onnx
 from florence_edge.bundle import MANIFEST, Bundle, bundled_names
 from florence_edge.errors import BackendError, InputError, listing
 from florence_edge.geometry import ImageSize
+from florence_edge.loss import Loss
 from florence_edge.manifest import Graph, Parity
 from florence_edge.tokens import Tokens
 from florence_train.checkpoint import load_checkpoint
 from florence_train.generation import read_generation
 
+from .build.faults import engine_faults
 from .comparison import CaseOptions, draw_cases, graph_errors, table_differences
 from .hub import locate
 from .parity import TOLERANCE, compare, parity_faults
@@ -97,6 +99,9 @@ def verify_bundle(
 def _checks(bundle: Bundle) -> Iterator[Check]:
     """The checks that need no reference, each only where those before it leave something to look at."""
     yield Check("files", ())  # `Bundle.open` raises for any missing, altered or straying file
+    if bundle.manifest.target is not None:
+        yield Check("engines", tuple(engine_faults(bundle)))
+        return
     faults = tuple(fault for _, graph in bundle.manifest.graphs.items() for fault in _model_faults(bundle, graph))
     yield Check("onnx", faults)
     yield Check("tokenizer", tuple(_tokenizer_faults(bundle)))
@@ -111,6 +116,8 @@ def _checks(bundle: Bundle) -> Iterator[Check]:
     yield Check("finite", tuple(_finite_faults(bundle, side)))
     if bundle.manifest.parity is not None:
         yield Check("stored parity", tuple(parity_faults(bundle.manifest.parity)))
+    if bundle.manifest.loss is not None:
+        yield Check("stored loss", tuple(_loss_faults(bundle.manifest.loss)))
 
 
 def _model_faults(bundle: Bundle, graph: Graph) -> Iterator[str]:
@@ -163,8 +170,19 @@ def _finite_faults(bundle: Bundle, side: Side) -> Iterator[str]:
             yield f"{graph}: its outputs are not finite"
 
 
+def _loss_faults(loss: Loss) -> Iterator[str]:
+    """Whether a quantised bundle lost more than it was allowed to."""
+    if not loss.lost <= loss.allowed:
+        yield f"{loss.summary()}; allowed are {100 * loss.allowed:g} of 100"
+
+
 def _compare(bundle: Bundle, against: str | Path, tolerance: Mapping[str, float], options: CaseOptions) -> Parity:
     """The comparison with another bundle or a checkpoint."""
+    if bundle.manifest.loss is not None:
+        raise InputError(
+            f"{bundle.folder} is in {bundle.manifest.precision}, which no reference equals within rounding; what it "
+            f"lost was measured when it was made: {bundle.manifest.loss.summary()}"
+        )
     reference = _reference(bundle, against)
     differences = table_differences(reference.tables, bundle.manifest.graphs)
     if differences:

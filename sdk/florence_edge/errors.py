@@ -33,6 +33,30 @@ class BackendError(FlorenceError, RuntimeError):
     """A backend cannot open a bundle or failed while running it, for example because of non-finite logits."""
 
 
+class EngineError(BackendError):
+    """A TensorRT engine does not fit this machine; the message carries the command that builds one that does."""
+
+
+class EngineFileError(EngineError):
+    """An engine or its sidecar is missing, altered, unreadable, or the two do not belong together."""
+
+
+class EngineVersionError(EngineError):
+    """An engine was built by another version of TensorRT."""
+
+
+class EngineDeviceError(EngineError):
+    """An engine was built for another GPU."""
+
+
+class EnginePluginError(EngineError):
+    """The plugin library is missing, built for another TensorRT, or has another ABI than the engine was built with."""
+
+
+class BuildError(FlorenceError, RuntimeError):
+    """An engine could not be built: too little memory, a graph that TensorRT refuses, a builder that died."""
+
+
 class DependencyError(FlorenceError, ImportError):
     """An optional library is missing or outside the supported range; the message carries the pip line that mends it."""
 

@@ -50,7 +50,7 @@ def other_package(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_every_known_backend_says_what_it_has_or_lacks(other_package: ModuleType) -> None:
-    assert names() == ("onnx", "broken", "lacking", "other")
+    assert names() == ("onnx", "tensorrt", "broken", "lacking", "other")
     report = {known.name: known for known in available()}
     assert (report["other"].opens, report["other"].detail) == (True, "other 1.0")
     assert (report["lacking"].opens, report["lacking"].detail) == (
@@ -82,7 +82,7 @@ def test_a_built_in_name_cannot_be_taken(other_package: ModuleType, bundle: Bund
 
 
 def test_unknown_and_unfit_arguments_are_refused(other_package: ModuleType, bundle: Bundle) -> None:
-    with pytest.raises(InputError, match=r"'openvino'; the backends are: onnx, broken, lacking, other"):
+    with pytest.raises(InputError, match=r"'openvino'; the backends are: onnx, tensorrt, broken, lacking, other"):
         open_backend("openvino", bundle)
     with pytest.raises(InputError, match="threads is 0"):
         open_backend("other", bundle, threads=0)

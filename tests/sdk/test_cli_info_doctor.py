@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -88,23 +89,6 @@ def test_libraries_are_judged_by_the_package_metadata(monkeypatch: pytest.Monkey
     }
 
 
-def test_a_jetson_is_recognised_and_its_tensorrt_found(tmp_path: Path) -> None:
-    assert list(checks.jetson(tmp_path)) == []
-    for name, text in {
-        "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n",
-        "proc/device-tree/model": "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super\0",
-        "usr/lib/python3.10/dist-packages/tensorrt/__init__.py": "",
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    report = {check.name: check for check in checks.jetson(tmp_path)}
-    assert report["board"].found == "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
-    assert report["release"].found == "L4T 36.4.3 (JetPack 6)"
-    if importlib.util.find_spec("tensorrt") is None:
-        assert report["TensorRT"].state == "wrong"
-        assert "--system-site-packages" in report["TensorRT"].fix
-
-
 def test_the_machine_is_read_from_its_files(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nmodel name\t: Cortex-A78AE\n")
@@ -163,7 +147,7 @@ def test_the_text_report_ends_with_what_to_do(
     monkeypatch.setattr(doctor, "open_backend", lambda name, bundle: FakeBackend(bundle))
     assert main(["doctor", "--bundle", str(bundle.folder)]) == 1
     shown = capsys.readouterr().out
-    assert "what to do\n  numpy  pip install 'numpy>=1.26'" in shown
+    assert re.search(r"what to do\n  numpy +pip install 'numpy>=1.26'", shown)
     assert shown.rstrip().endswith("1 thing wrong")
 
 

@@ -18,7 +18,7 @@ from florence_edge.errors import DependencyError, FlorenceError, InputError
 from . import Backend
 
 GROUP = "florence_edge.backends"
-BUILT_IN: Mapping[str, str] = {"onnx": "florence_edge.backends.onnx"}
+BUILT_IN: Mapping[str, str] = {"onnx": "florence_edge.backends.onnx", "tensorrt": "florence_edge.backends.tensorrt"}
 
 
 class BackendModule(Protocol):

@@ -1,4 +1,4 @@
-"""What `florence-edge doctor` looks at: the interpreter, the libraries, the machine, a Jetson's own facts.
+"""What `florence-edge doctor` looks at on any machine: the interpreter, the libraries, processor, memory and GPUs.
 
 Every check reads and reports; nothing is installed, downloaded or changed.
 """
@@ -55,8 +55,6 @@ _COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_JETPACK = {35: "5", 36: "6", 38: "7", 39: "7"}
-"""JetPack major version of a Linux for Tegra release."""
 
 
 def interpreter() -> Iterator[Check]:
@@ -129,11 +127,11 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def machine(root: Path = Path("/")) -> Iterator[Check]:
     """Processor, memory and GPUs. `root` is where `proc` and `etc` lie."""
-    processor = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    processor = re.search(r"^model name\s*:\s*(.+)$", text_of(root / "proc/cpuinfo"), re.MULTILINE)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Check("machine", "system", "fact", f"{platform.system()} {platform.release()}, {platform.machine()}")
     yield Check("machine", "processor", "fact", f"{processor[1] if processor else 'unknown'}, {usable} usable cores")
-    memory = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE))
+    memory = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", text_of(root / "proc/meminfo"), re.MULTILINE))
     if memory:
         total, free = (size(int(memory[key]) * 1024) for key in ("MemTotal", "MemAvailable"))
         yield Check("machine", "memory", "fact", f"{total}, {free} available")
@@ -142,7 +140,7 @@ def machine(root: Path = Path("/")) -> Iterator[Check]:
 
 def _gpus() -> Iterator[Check]:
     query = "name,compute_cap,memory.total,driver_version"
-    listed = _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
+    listed = output_of("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
     if listed is None:
         yield Check("machine", "NVIDIA GPU", "absent", "nvidia-smi is not there or does not answer")
         return
@@ -150,25 +148,7 @@ def _gpus() -> Iterator[Check]:
         yield Check("machine", f"GPU {index}", "fact", line.strip())
 
 
-def jetson(root: Path = Path("/")) -> Iterator[Check]:
-    """Board, release and power mode of a Jetson; nothing on any other machine."""
-    release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release"))
-    if release is None:
-        return
-    board = _text(root / "proc/device-tree/model").strip("\0\n ")
-    yield Check("jetson", "board", "fact", board or "unknown")
-    jetpack = _JETPACK.get(int(release[1]))
-    found = f"L4T {release[1]}.{release[2]}" + (f" (JetPack {jetpack})" if jetpack else "")
-    yield Check("jetson", "release", "fact", found)
-    mode = re.search(r"NV Power Mode:\s*(\S+)", _output("nvpmodel", "-q") or "")
-    yield Check("jetson", "power mode", "fact", mode[1] if mode else "unknown: nvpmodel -q does not answer")
-    system = sorted(root.glob("usr/lib/python3*/dist-packages/tensorrt"))
-    if system and importlib.util.find_spec("tensorrt") is None:
-        fix = "python3 -m venv --system-site-packages .venv (JetPack's TensorRT is a system package)"
-        yield Check("jetson", "TensorRT", "wrong", f"{system[0]} is not visible from this environment", fix)
-
-
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     """A file's text, empty when it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
@@ -176,7 +156,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _output(*command: str) -> str | None:
+def output_of(*command: str) -> str | None:
     """What a program prints, None when it is not there, fails or hangs."""
     if shutil.which(command[0]) is None:
         return None

@@ -12,7 +12,8 @@ from florence_edge.bundle import Bundle, bundled_names
 from florence_edge.errors import FlorenceError
 
 from . import FAILED
-from .checks import Check, State, interpreter, jetson, libraries, machine
+from .checks import Check, State, interpreter, libraries, machine
+from .nvidia import engines, jetson
 from .output import add_json, print_json, table
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the report; wrong is what is broken or outside its supported range, not what is merely not installed."""
-    report = [*interpreter(), *libraries(), *machine(), *jetson(), *backends(arguments.bundle)]
+    report = [*interpreter(), *libraries(), *machine(), *jetson(), *engines(), *backends(arguments.bundle)]
     wrong = [check for check in report if check.state == "wrong"]
     if arguments.json:
         print_json({"healthy": not wrong, "checks": [asdict(check) for check in report]})

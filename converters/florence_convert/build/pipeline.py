@@ -1,0 +1,201 @@
+"""From an ONNX bundle to a bundle of engines: lower, build, measure, fall back where needed, compare answers."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from florence_convert.comparison import SEARCHES, CaseOptions, Cases, count_identical, draw_cases, search_answers
+from florence_convert.lowering import Buckets, Lowered, PartName, Precision, lower
+from florence_edge.backends.onnx import OnnxBackend
+from florence_edge.backends.tensorrt.backend import TensorRTBackend
+from florence_edge.backends.tensorrt.device import Device
+from florence_edge.backends.tensorrt.plugins import PluginLibrary, find_plugins
+from florence_edge.backends.tensorrt.sidecar import Gate, Sidecar, machine
+from florence_edge.backends.tensorrt.surface import Platform
+from florence_edge.bundle import Bundle, check_target
+from florence_edge.errors import InputError, ParityError, listing
+from florence_edge.manifest import Parity
+from florence_edge.stream.pictures import expand
+from florence_edge.tokens import Tokens
+
+from .assemble import record_parity, write_bundle
+from .engines import Bench, gate_engine, make_engine, passes
+from .gate import Sample, draw_samples
+from .memory import Available, check_memory
+from .settings import BuildOptions, Settings
+from .worker import PlanBuilder, WorkerBuilder, remove
+
+PARTS: tuple[PartName, ...] = ("vision", "encoder", "decoder")
+EXACT: Precision = "fp32"
+QUANTISED: Precision = "int8"
+"""For vision and encoder; the decoder is fp16 then."""
+WORK_SUFFIX = ".build"
+"""Where a build keeps its graphs and engines until all of them are good: `OUT.build`, beside `OUT`."""
+
+Engines = dict[PartName, tuple[Path, Sidecar]]
+OnProgress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a build needs of the machine; tests give doubles."""
+
+    platform: Platform
+    builder: PlanBuilder
+    plugins: Callable[[str], PluginLibrary]
+
+    @classmethod
+    def here(cls) -> Tools:
+        """This machine's; `DependencyError` names what is missing."""
+        from florence_edge.backends.tensorrt.libraries import platform
+
+        return cls(platform(), WorkerBuilder(), find_plugins)
+
+
+def build_bundle(
+    source: str | Path,
+    out: str | Path,
+    options: BuildOptions | None = None,
+    *,
+    tools: Tools | None = None,
+    on_progress: OnProgress | None = None,
+) -> Bundle:
+    """Builds the engines of an ONNX bundle (a folder or a bundled name) for this machine and writes their bundle.
+
+    `on_progress` is called with the share that is done, 0 to 1, and what is being done. What was built is kept beside
+    `out` until all is good, so the same command goes on after an interruption. A part that is not exact enough is built
+    in fp32 instead. Raises `BuildError` where TensorRT or the memory does not suffice and `ParityError` where even fp32
+    is not exact.
+    """
+    chosen, tell = options or BuildOptions(), on_progress or (lambda share, note: None)
+    bundle, target = Bundle.open(source), Path(out).expanduser().absolute()
+    if bundle.manifest.target is not None:
+        raise InputError(f"{bundle.folder} holds engines; build from the ONNX bundle that they were made of")
+    check_target(target, overwrite=chosen.overwrite)
+    buckets = Buckets.of(bundle.manifest, batches=chosen.batches, beams=chosen.beams)
+    work = target.with_name(f"{target.name}{WORK_SUFFIX}")
+    if chosen.fresh:
+        remove(work)
+    bench = _bench(tools or Tools.here(), chosen, work, command_line(source, target, chosen))
+    _check_memory(bench, bundle, chosen)
+    tell(0.0, "lowering the graphs")
+    exact = lower(bundle, work / EXACT, precision=EXACT)
+    cases = draw_cases(bundle.manifest.image, Tokens.load(bundle.tokenizer), bundle.manifest.limits, CaseOptions())
+    samples = draw_samples(exact, buckets, cases)
+    lowered, engines = _good_engines(bench, bundle, chosen, buckets, samples, tell)
+    tell(0.95, "comparing answers")
+    result = write_bundle(bundle, lowered, engines, target, precision=chosen.precision, overwrite=chosen.overwrite)
+    sidecars = {name: sidecar for name, (_, sidecar) in engines.items()}
+    result = record_parity(result, _parity(bundle, result, bench, cases, sidecars))
+    remove(work)
+    tell(1.0, "done")
+    return result
+
+
+def command_line(source: str | Path, out: Path, options: BuildOptions) -> str:
+    """The command that builds the same again, whatever is at `out`."""
+    words = ["florence-edge", "build", str(source), "--precision", options.precision]
+    words += ["--batch", ",".join(map(str, options.batches))]
+    if options.beams:
+        words += ["--beams", ",".join(map(str, options.beams))]
+    words += [word for picture in options.calibration for word in ("--calibration", picture)]
+    words += ["--low-memory"] * options.low_memory
+    return shlex.join([*words, "--output", str(out), "--overwrite"])
+
+
+def _bench(tools: Tools, options: BuildOptions, work: Path, command: str) -> Bench:
+    """The machine, opened."""
+    device = Device(tools.platform.driver)
+    here = machine(device, tools.platform.tensorrt.__version__)
+    found: list[PluginLibrary] = []
+
+    def plugins() -> PluginLibrary:
+        if not found:
+            found.append(tools.plugins(here.tensorrt))
+        return found[0]
+
+    work.mkdir(parents=True, exist_ok=True)
+    return Bench(tools.platform, device, here, plugins, tools.builder, Settings.of(options), work, command)
+
+
+def _check_memory(bench: Bench, bundle: Bundle, options: BuildOptions) -> None:
+    with bench.device.active():
+        free, _ = bench.platform.driver.mem_get_info()
+    weights = sum(record.bytes for record in bundle.manifest.files.values())
+    check_memory(weights, bench.settings, Available.now(free), low_memory=options.low_memory)
+
+
+def _good_engines(
+    bench: Bench,
+    bundle: Bundle,
+    options: BuildOptions,
+    buckets: Buckets,
+    samples: Mapping[str, list[Sample]],
+    tell: OnProgress,
+) -> tuple[Lowered, Engines]:
+    """Engines that all pass; every round builds in fp32 what did not pass in the one before."""
+    precision: dict[PartName, Precision] = dict.fromkeys(PARTS, options.precision)
+    if options.precision == QUANTISED:
+        precision["decoder"] = "fp16"
+    while True:
+        pictures = expand(options.calibration) if QUANTISED in precision.values() else None
+        lowered = lower(bundle, bench.folder / "graphs", precision=precision, calibration=pictures)
+        engines = _build_all(bench, lowered, buckets, tell)
+        for part in lowered.parts:
+            tell(0.9, f"measuring {part.name}")
+            engines[part.name] = (
+                engines[part.name][0],
+                gate_engine(bench, part, *engines[part.name], samples[part.name]),
+            )
+        gates = {name: sidecar.gate for name, (_, sidecar) in engines.items() if sidecar.gate is not None}
+        failed = {name: gate for name, gate in gates.items() if not passes(gate)}
+        if not failed:
+            return lowered, engines
+        hopeless = {name: gate for name, gate in failed.items() if precision[name] == EXACT}
+        if hopeless:
+            title = "engines in fp32 differ from the fp32 graphs, so no bundle was written:"
+            raise ParityError(listing(title, _faults(hopeless)))
+        precision.update(dict.fromkeys(failed, EXACT))
+
+
+def _build_all(bench: Bench, lowered: Lowered, buckets: Buckets, tell: OnProgress) -> Engines:
+    """All engines; each counts for as much of the time as it has profiles."""
+    weights = [len(part.profiles(buckets)) for part in lowered.parts]
+    engines: Engines = {}
+    for index, part in enumerate(lowered.parts):
+        before, own = sum(weights[:index]), weights[index]
+
+        def on_progress(share: float, before: int = before, own: int = own, name: str = part.name) -> None:
+            tell(0.05 + 0.85 * (before + own * share) / sum(weights), f"building {name}")
+
+        on_progress(0.0)
+        engines[part.name] = make_engine(bench, part, buckets, on_progress)
+    return engines
+
+
+def _faults(gates: Mapping[PartName, Gate]) -> list[str]:
+    return [f"{name}: the error is {gate.error:.3g}, allowed is {gate.tolerance:.3g}" for name, gate in gates.items()]
+
+
+def _parity(source: Bundle, built: Bundle, bench: Bench, cases: Cases, sidecars: Mapping[PartName, Sidecar]) -> Parity:
+    """The numbers of the gate, and how many answers have the same token ids as ONNX Runtime's.
+
+    In fp32 all must; below, a near tie between two tokens may fall the other way, which is reported and not refused.
+    """
+    beams = {size["K"][1] for size in sidecars["decoder"].buckets}
+    searches = {name: options for name, options in SEARCHES.items() if options.beams in beams}
+    wanted = search_answers(OnnxBackend(source), cases, searches)
+    found = search_answers(TensorRTBackend(built, bench.platform, plugins=lambda _: bench.plugins()), cases, searches)
+    measured = {name: sidecar.gate for name, sidecar in sidecars.items() if sidecar.gate is not None}
+    return Parity(
+        reference=f"{source.folder.name}, ONNX in fp32",
+        seed=cases.seed,
+        pairs=len(cases.prompts),
+        new_tokens=cases.new_tokens,
+        max_abs_error={name: gate.error for name, gate in measured.items()},
+        tolerance={name: gate.tolerance for name, gate in measured.items()},
+        identical=count_identical(wanted, found),
+    )

@@ -1,0 +1,81 @@
+"""Runs one graph on arrays: as an engine on the device, or in ONNX Runtime. What the gate compares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from florence_edge.backends.tensorrt.device import Device, Memory
+from florence_edge.backends.tensorrt.engines import Part, tensor_bytes
+from florence_edge.backends.tensorrt.stages import BoundEngine
+from florence_edge.errors import BackendError, missing
+from florence_edge.geometry import AnyArray
+
+Arrays = Mapping[str, AnyArray]
+
+
+class EngineRunner:
+    """An engine that runs at whatever built size its inputs have; everything is taken and freed at every call."""
+
+    def __init__(self, part: Part, device: Device) -> None:
+        self._part, self._device = part, device
+
+    def run(self, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, AnyArray]:
+        """Outputs by name, for inputs whose letters have these sizes."""
+        driver, graph = self._device.driver, self._part.graph
+        with self._device.active():
+            memory, stream = Memory(self._device), self._device.stream()
+            try:
+                addresses = {
+                    tensor.name: memory.take(tensor_bytes(tensor, sizes)) for tensor in (*graph.inputs, *graph.outputs)
+                }
+                scratch = self._part.scratch
+                room = (memory.take(scratch), scratch)
+                bound = BoundEngine(self._part, sizes, addresses, scratch=room, stream=stream)
+                for tensor in graph.inputs:
+                    given = np.ascontiguousarray(inputs[tensor.name], np.dtype(tensor.dtype))
+                    driver.memcpy_htod_async(addresses[tensor.name], given, stream)
+                    stream.synchronize()  # pageable memory must outlive its copy
+                bound.enqueue()
+                found: dict[str, AnyArray] = {}
+                for tensor in graph.outputs:
+                    shape = [sizes[size] if isinstance(size, str) else size for size in tensor.shape]
+                    found[tensor.name] = np.empty(shape, np.dtype(tensor.dtype))
+                    driver.memcpy_dtoh_async(found[tensor.name], addresses[tensor.name], stream)
+                stream.synchronize()
+                return found
+            finally:
+                memory.free()
+
+
+class GraphRunner:
+    """A lowered graph in ONNX Runtime on the CPU."""
+
+    def __init__(self, graph: Path) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise missing("onnxruntime", extra="onnx", needed_for="measuring engines") from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._path = graph
+        try:
+            self._session: Any = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise BackendError(f"ONNX Runtime cannot open {graph}: {error}") from error
+        self._types = {value.name: _NUMPY[value.type] for value in self._session.get_inputs()}
+
+    def run(self, inputs: Arrays) -> dict[str, AnyArray]:
+        """Outputs by name; inputs are given the types that the graph takes."""
+        names = [output.name for output in self._session.get_outputs()]
+        feeds = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._types.items()}
+        try:
+            return dict(zip(names, self._session.run(names, feeds), strict=True))
+        except Exception as error:  # as above
+            raise BackendError(f"ONNX Runtime failed in {self._path}: {error}") from error
+
+
+_NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int32)": np.int32}

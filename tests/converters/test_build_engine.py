@@ -1,0 +1,201 @@
+"""One engine's build: Polygraphy's own code over a double of TensorRT, the process around it, memory and progress."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from florence_convert.build import plan_builder
+from florence_convert.build.memory import Available, check_memory, needed
+from florence_convert.build.phases import Phases
+from florence_convert.build.plan_builder import build_plan
+from florence_convert.build.settings import MEBIBYTE, BuildOptions, Job, Settings
+from florence_convert.build.worker import WorkerBuilder
+from florence_convert.lowering import Buckets, LoweredPart, lower
+from florence_edge.backends.tensorrt.plugins import PluginLibrary
+from florence_edge.bundle import Bundle
+from florence_edge.errors import BuildError
+from support import fake_builder
+from support.fake_engines import PLUGINS
+from support.fake_tensorrt import FakeRegistry
+from support.nvidia_names import recorded
+
+BUCKETS = Buckets(batches=(1, 2), beams=(3,), prompts=(16, 64), capacity=128)
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> LoweredPart:
+    return lower(Bundle.open("tabletop"), tmp_path_factory.mktemp("graphs"), precision="fp16").decoder
+
+
+def job_of(part: LoweredPart, folder: Path, *, low_memory: bool = False) -> Job:
+    return Job(
+        graph=str(part.tensorrt),
+        out=str(folder / "decoder.engine"),
+        profiles=tuple(dict(profile.shapes) for profile in part.profiles(BUCKETS)),
+        settings=Settings.of(BuildOptions(low_memory=low_memory)),
+        timing_cache=str(folder / "timing.cache"),
+        plugin_library=str(folder / "plugins.so"),
+        plugin_names=tuple(sorted(part.plugins)),
+        plugin_layers=sum(part.plugins.values()),
+    )
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> FakeRegistry:
+    """Puts the double in TensorRT's place."""
+    known = FakeRegistry(PLUGINS)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_builder.fake_module(known))
+    monkeypatch.setattr(plan_builder, "probe", lambda path: PluginLibrary(path, 1, 100300))
+    return known
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_polygraphy_builds_what_the_job_says(
+    decoder: LoweredPart, registry: FakeRegistry, tmp_path: Path, low_memory: bool
+) -> None:
+    job, shares = job_of(decoder, tmp_path, low_memory=low_memory), list[float]()
+    plan = build_plan(job, shares.append)
+    assert plan.startswith(b"ftrt")
+    assert registry.loads == 1
+    builder = fake_builder.Builder.last
+    assert builder.network.get_flag(fake_builder.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    assert fake_builder.BuilderFlag.TF32 in builder.config.cleared
+    config = builder.config
+    assert [profile.shapes for profile in config.profiles] == [dict(shapes) for shapes in job.profiles]
+    assert config.profiles[0].shapes["cross_key_0"][0][2] < config.profiles[0].shapes["cross_key_0"][2][2]
+    pool = fake_builder.MemoryPoolType
+    limits = {pool.WORKSPACE: 256 * MEBIBYTE, pool.TACTIC_DRAM: 512 * MEBIBYTE} if low_memory else {}
+    assert (config.pools, config.builder_optimization_level) == (limits, 2 if low_memory else 3)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    # The timings of this build are there for the next.
+    assert Path(job.timing_cache).read_bytes().startswith(b"timings")
+    build_plan(job, shares.append)
+    cache = fake_builder.Builder.last.config.cache
+    assert cache is not None
+    assert cache.data.startswith(b"timings")
+
+
+def test_plugins_that_were_parsed_as_something_else_are_noticed(
+    decoder: LoweredPart, registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_builder.OnnxParser, "inlines", True)
+    count = sum(decoder.plugins.values())
+    with pytest.raises(BuildError, match=rf"made 0 plugin layers of .*, which has {count} plugin nodes \(Florence"):
+        build_plan(job_of(decoder, tmp_path), lambda share: None)
+
+
+def test_every_name_that_building_uses_is_tensorrts() -> None:
+    monitor = {"IProgressMonitor", "phase_start", "step_complete", "phase_finish"}
+    limits = {"MemoryPoolType", "WORKSPACE", "TACTIC_DRAM"}
+    assert {*monitor, *limits, "LayerType", "PLUGIN_V3", "num_layers", "get_layer"} <= recorded("tensorrt")
+
+
+def test_building_needs_no_torch() -> None:
+    """Engines are built on the device they run on, where torch would cost gigabytes."""
+    code = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+for name in ("torch", "onnxscript", "transformers", "tensorrt", "pycuda", "polygraphy"):
+    sys.modules[name] = None
+import florence_convert.build.acceptance, florence_convert.build.command, florence_convert.build.pipeline
+import florence_convert.build.plan_builder
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def script(folder: Path, text: str) -> WorkerBuilder:
+    """A builder whose process runs these lines."""
+    path = folder / "process.py"
+    path.write_text("import json, os, signal, sys\njob = json.load(open(sys.argv[1]))\n" + text)
+    return WorkerBuilder([sys.executable, str(path)])
+
+
+def test_the_process_tells_its_progress(decoder: LoweredPart, tmp_path: Path) -> None:
+    shares: list[float] = []
+    lines = """
+print("noise that is no JSON")
+print("42")
+print(json.dumps({"done": 0.25}), flush=True)
+print(json.dumps({"done": 1}), flush=True)
+open(job["out"], "wb").write(b"plan of " + job["graph"].encode()[-16:])
+"""
+    job = job_of(decoder, tmp_path)
+    script(tmp_path, lines).build(job, shares.append)
+    assert shares == [0.25, 1.0]
+    assert Path(job.out).read_bytes() == b"plan of decoder.trt.onnx"
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"was killed, as Linux does when memory runs out; pass --low-memory"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "ended with signal SIGSEGV"),
+        ("sys.exit('no space left')", r"exit code 1. The end of its log:\n  - no space left"),
+        ("print(json.dumps({'error': 'Could not parse ONNX'})); sys.exit(1)", "Could not parse ONNX"),
+    ],
+)
+def test_a_process_that_dies_is_explained(decoder: LoweredPart, tmp_path: Path, lines: str, shown: str) -> None:
+    with pytest.raises(BuildError, match=rf"decoder\.trt\.onnx could not be built(.|\n)*{shown}"):
+        script(tmp_path, lines).build(job_of(decoder, tmp_path), lambda share: None)
+
+
+def test_without_tensorrt_the_builders_process_says_so(decoder: LoweredPart, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; sys.modules['tensorrt'] = None\n"
+               "from florence_convert.build.plan_builder import main; sys.exit(main(sys.argv[1:]))"]  # fmt: skip
+    with pytest.raises(BuildError, match="TensorRT is needed for the tensorrt backend"):
+        WorkerBuilder(command).build(job_of(decoder, tmp_path), lambda share: None)
+
+
+MEMINFO = "MemTotal: 7620000 kB\nMemFree: 100 kB\nMemAvailable: 4194304 kB\nSwapTotal: 9 kB\nSwapFree: 1048576 kB\n"
+
+
+def machine(root: Path, *, jetson: bool) -> Path:
+    (root / "proc").mkdir()
+    (root / "proc/meminfo").write_text(MEMINFO)
+    if jetson:
+        (root / "etc").mkdir()
+        (root / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3")
+    return root
+
+
+def test_memory_is_one_on_a_jetson_and_two_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    five = 5 << 30
+    assert Available.now(7, machine(tmp_path / "a", jetson=True)) == Available(five, None)
+    assert Available.now(7, machine(tmp_path / "b", jetson=False)) == Available(five, 7)
+
+
+def test_a_build_that_would_not_fit_is_refused_before_it_starts() -> None:
+    small, usual = Settings.of(BuildOptions(low_memory=True)), Settings.of(BuildOptions())
+    weights = 460 * MEBIBYTE
+    assert needed(weights, small) < needed(weights, usual)
+    check_memory(weights, usual, Available(8 << 30, 8 << 30), low_memory=False)
+    with pytest.raises(BuildError, match=r"are free; pass --low-memory, stop the desktop .* or add swap"):
+        check_memory(weights, usual, Available(2 << 30, None), low_memory=False)
+    with pytest.raises(BuildError, match=r"1\.0 GiB of GPU memory are free; stop the desktop"):
+        check_memory(weights, small, Available(64 << 30, 1 << 30), low_memory=True)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["start", "step", "finish"]), st.integers(0, 5))))
+def test_progress_never_goes_back_and_stays_within_bounds(events: list[tuple[str, str, int]]) -> None:
+    """Whatever order TensorRT reports in: phases that were never started, ended twice, or are their own parents."""
+    phases, last = Phases(), 0.0
+    calls: dict[str, Any] = {
+        "start": lambda name, number: phases.start(name, "abc"[number % 3], number),
+        "step": phases.step,
+        "finish": lambda name, number: phases.finish(name),
+    }
+    for name, kind, number in events:
+        calls[kind](name, number)
+        share = phases.fraction()
+        assert last <= share <= 1.0
+        last = share

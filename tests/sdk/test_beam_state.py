@@ -1,0 +1,97 @@
+"""What is read from a search on the device, against the search in NumPy, token by token."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import pytest
+
+from florence_edge._beams import begin
+from florence_edge.backends._beam_state import SearchResult, beam_dims
+from florence_edge.backends.kernel_library import BeamState, KernelLibrary
+from florence_edge.errors import BackendError
+from florence_edge.geometry import Float32Array, UInt8Array
+from florence_edge.options import EarlyStopping, SearchConfig
+from support.kernels import BuildUnavailableError, build
+
+VOCABULARY, START = 19, 2
+
+
+@pytest.fixture(scope="module")
+def library() -> KernelLibrary:
+    try:
+        folder = build("native", "florence_kernels", "-DFLORENCE_CUDA=OFF") / "kernels"
+    except BuildUnavailableError as reason:
+        pytest.skip(str(reason))
+    return KernelLibrary(folder / "libflorence_kernels.so")
+
+
+class Twin:
+    """A search by the CPU twins, its state on the host."""
+
+    def __init__(self, library: KernelLibrary, config: SearchConfig) -> None:
+        self._library, self._dims, self._state = library, beam_dims(config, batch=1, vocabulary=VOCABULARY), BeamState()
+        size = library.size("florence_beam_state_size", self._dims)
+        raw: UInt8Array = np.zeros(size + 256, np.uint8)
+        block = raw[-raw.ctypes.data % 256 :][:size]
+        library.call("florence_beam_state_bind", self._dims, block.ctypes.data, self._state)
+        self.progress = np.zeros(2, np.int32)
+        library.call("florence_beam_begin_cpu", self._dims, self._state, self.progress.ctypes.data, None)
+        self.result = SearchResult(library, self._dims, block, config)
+
+    def step(self, logits: Float32Array) -> None:
+        arguments: tuple[Any, ...] = (self._dims, self._state, logits.ctypes.data, self.progress.ctypes.data)
+        self._library.call("florence_beam_step_cpu", *arguments, None, None)
+
+    @property
+    def tokens(self) -> list[int]:
+        """What the running beams end with."""
+        found = ctypes.cast(self._state.next_tokens, ctypes.POINTER(ctypes.c_int32))
+        return [int(found[beam]) for beam in range(self._dims.beams)]
+
+
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+@pytest.mark.parametrize("beams", [1, 2, 4])
+def test_every_step_tells_what_the_numpy_search_tells(
+    library: KernelLibrary, beams: int, early_stopping: EarlyStopping
+) -> None:
+    finishes = set()
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        config = SearchConfig(
+            beams=beams,
+            max_new_tokens=int(rng.integers(2, 14)),
+            length_penalty=float(rng.choice([0.0, 1.0, 2.0])),
+            early_stopping=early_stopping,
+            no_repeat_ngram=int(rng.integers(0, 4)),
+        )
+        twin, answer = Twin(library, config), begin(config)
+        for position in range(config.max_new_tokens):
+            logits = (2 * rng.normal(size=(beams, VOCABULARY))).astype(np.float32)
+            twin.step(logits)
+            if position == 0 or position + 1 == config.max_new_tokens:
+                answer.force(START if position else 0)
+            else:
+                answer.advance(logits.copy())
+            if answer.done:
+                break
+            assert twin.tokens == answer.tokens.tolist()
+            assert twin.result.certain(0, int(twin.progress[1])).tolist() == answer.certain().tolist()
+        wanted, found = answer.hypothesis(), twin.result.hypothesis(0)
+        assert found.ids.tolist() == wanted.ids.tolist()
+        assert found.finish == wanted.finish
+        np.testing.assert_allclose(found.token_logprobs, wanted.token_logprobs, atol=1e-5)
+        assert found.score == pytest.approx(wanted.score, abs=1e-5)
+        finishes.add(found.finish)
+    assert finishes == {"eos", "length"}
+
+
+def test_no_answer_is_an_error(library: KernelLibrary) -> None:
+    twin = Twin(library, SearchConfig(beams=2, max_new_tokens=6))
+    for _ in range(6):
+        twin.step(np.full((2, VOCABULARY), np.nan, np.float32))
+    assert twin.progress[0] == 0
+    with pytest.raises(BackendError, match=r"found no answer to prompt 0: .*not finite \(use engines in fp32\)"):
+        twin.result.hypothesis(0)
