@@ -1,4 +1,5 @@
-# Sets FLORENCE_HAS_CUDA and, where the user gave none, CMAKE_CUDA_ARCHITECTURES from the toolkit's version.
+# Sets FLORENCE_HAS_CUDA, FLORENCE_CUDA_ARCHITECTURES (what was asked for, to be shown) and, where the user gave none,
+# CMAKE_CUDA_ARCHITECTURES from the toolkit's version.
 # A cubin runs on its own architecture and on later minor ones of the same desktop major (8.6 serves 8.9, 10.0 serves
 # 10.3, 12.0 serves 12.1); the last entry carries PTX for devices to come. 8.7 is Orin; Thor is 10.1 for CUDA 12.8 and
 # 12.9, 11.0 from CUDA 13.
@@ -32,6 +33,12 @@ endif()
 if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
   set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
 endif()
+set(FLORENCE_CUDA_ARCHITECTURES ${CMAKE_CUDA_ARCHITECTURES})
+if(CMAKE_CUDA_ARCHITECTURES STREQUAL "native" AND CMAKE_VERSION VERSION_LESS 3.24)
+  # CMake knows the word from 3.24 on, nvcc from CUDA 11.6 on.
+  set(CMAKE_CUDA_ARCHITECTURES OFF)
+  string(APPEND CMAKE_CUDA_FLAGS " -arch=native")
+endif()
 enable_language(CUDA)
 set(FLORENCE_HAS_CUDA ON)
-message(STATUS "CUDA kernels: CUDA ${CUDAToolkit_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
+message(STATUS "CUDA kernels: CUDA ${CUDAToolkit_VERSION} for ${FLORENCE_CUDA_ARCHITECTURES}")

@@ -199,8 +199,7 @@ def load(implementation: str) -> Kernels:
         from support.cuda_memory import CudaMemory
 
         memory = CudaMemory()
-        options = ("-DFLORENCE_CUDA=ON", f"-DCMAKE_CUDA_ARCHITECTURES={memory.architecture()}-real")
-        where = build("cuda", "florence_kernels", *options)
+        where = build("gpu", "florence_kernels", "-DFLORENCE_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=native")
         return Kernels(where / "kernels" / "libflorence_kernels.so", "", memory)
     if implementation == "emulated":
         where = build("native", "florence_kernels_emulated", "-DFLORENCE_CUDA=OFF")

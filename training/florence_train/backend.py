@@ -1,15 +1,20 @@
-"""The torch model behind the SDK's `Backend` protocol: the same search as every other engine, on the CPU or a GPU.
+"""The torch model behind the SDK's `Backend` protocol: the same answers as every other engine, on the CPU or a GPU.
 
 For evaluation during training, as the reference that converted bundles are measured against, and for whoever has torch
 anyway. Needs no bundle; `open_backend` is how `Florence.load(bundle, backend="torch")` finds a bundle's checkpoint.
+
+On a CPU the search is the SDK's own, on the host. On a GPU it runs on the device (`kernels.device`), save for streams
+and constrained answers, which the host has to see token by token.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,17 +27,20 @@ from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, InputError, listing
 from florence_edge.geometry import AnyArray, Float32Array, Int32Array, Int64Array
 from florence_edge.manifest import Limits
-from florence_edge.options import SearchConfig, SearchOptions
+from florence_edge.options import FormedConfig, SearchConfig, SearchOptions
 
 from .checkpoint import load_checkpoint
 from .folder import digest
 from .generation import read_generation
+from .kernels.device import DeviceEngine, make_engine
 from .model import CrossCache, FlorenceModel, SelfCache
 
 CHECKPOINT_VARIABLE = "FLORENCE_CHECKPOINT"
 """Environment variable that names the checkpoint folder of a bundle, where it does not lie beside the bundle."""
 
 FIRST_CAPACITY = 64
+Precision = Literal["fp32", "fp16", "bf16"]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +67,16 @@ class TorchBackend:
     def __init__(self, model: FlorenceModel, search: SearchConfig) -> None:
         self._model: FlorenceModel | None = model
         self._search = search
+        self._engine: DeviceEngine | None = None
+        self._choosing = threading.Lock()
 
     @classmethod
-    def open(cls, checkpoint: str | Path, *, device: str | torch.device = "cpu") -> TorchBackend:
+    def open(
+        cls, checkpoint: str | Path, *, device: str | torch.device = "cpu", precision: Precision = "fp32"
+    ) -> TorchBackend:
         """Loads a checkpoint folder of either published layout, with its own generation settings."""
         model, _ = load_checkpoint(checkpoint)
-        return cls(model.to(device), read_generation(checkpoint))
+        return cls(model.to(device, DTYPES[precision]), read_generation(checkpoint))
 
     def encode_image(self, pixels: Float32Array) -> TorchFeatures:
         """Encodes images [B, 3, H, W] float32, of any size that the model's position tables hold.
@@ -73,8 +85,10 @@ class TorchBackend:
         """
         model = self._opened()
         check_pixels(pixels, (None, model.config.vision.in_channels, None, None))
+        engine = self._on_device(model)
         with torch.inference_mode():
-            features = model.encode_image(torch.tensor(pixels).to(_like(model)))
+            given = torch.tensor(pixels)
+            features = engine.encode_image(given) if engine else model.encode_image(given.to(model.embedding.weight))
             if not features.isfinite().all():
                 raise BackendError("the model gave non-finite features: the pixels or the weights are not finite")
         return TorchFeatures(features)
@@ -89,36 +103,46 @@ class TorchBackend:
         """Answers prompts; see `Backend.generate`. Prompts of different lengths are padded and masked."""
         if not len(prompt_ids):
             return []
-        decoder, config = self._begin(features, prompt_ids, options, image_of)
-        return search.generate(decoder, len(prompt_ids), config)
+        model, values, request = self._request(features, prompt_ids, options, image_of)
+        # A form is followed by the SDK's search alone.
+        engine = None if isinstance(request.config, FormedConfig) else self._on_device(model)
+        if engine:
+            return engine.generate(values, request)
+        return search.generate(_TorchDecoder(model, values, request), len(prompt_ids), request.config)
 
     def stream(
         self, features: ImageFeatures, prompt_ids: Int64Array, options: SearchOptions | None = None
     ) -> Generator[Int64Array, None, Hypothesis]:
         """Answers one prompt about one image piece by piece; see `StreamingBackend.stream`."""
-        decoder, config = self._begin(features, [prompt_ids], options, None)
-        return (yield from search.stream(decoder, config))
+        model, values, request = self._request(features, [prompt_ids], options, None)
+        return (yield from search.stream(_TorchDecoder(model, values, request), request.config))
 
     def close(self) -> None:
         """Lets go of the model; later calls raise `BackendError`."""
-        self._model = None
+        self._model = self._engine = None
 
-    def _begin(
+    def _on_device(self, model: FlorenceModel) -> DeviceEngine | None:
+        """The engine for where the model lies now; None where the search belongs on the host."""
+        with self._choosing:
+            if self._engine is None or not self._engine.serves(model):
+                self._engine = make_engine(model)
+            return self._engine
+
+    def _request(
         self,
         features: ImageFeatures,
         prompt_ids: Sequence[Int64Array],
         options: SearchOptions | None,
         image_of: Sequence[int] | None,
-    ) -> tuple[_TorchDecoder, SearchConfig]:
-        """Checks a call and encodes image and prompt together."""
+    ) -> tuple[FlorenceModel, Tensor, Request]:
+        """Checks a call; the model, the features [B, N, D] and what is asked about them."""
         model = self._opened()
         if not isinstance(features, TorchFeatures):
             raise InputError(f"features are {type(features).__name__}; encode the image with the backend that is asked")
         text = model.config.text
         limits = Limits(text.max_positions - features.values.shape[1], text.max_positions - 1)
         bounds = Bounds(limits, self._search, text.vocab_size)
-        request = make_request(bounds, len(features), prompt_ids, options, image_of)
-        return _TorchDecoder(model, features.values, request), request.config
+        return model, features.values, make_request(bounds, len(features), prompt_ids, options, image_of)
 
     def _opened(self) -> FlorenceModel:
         if self._model is None:
@@ -209,8 +233,3 @@ def probe() -> str:
     """Version and device of torch."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
     return f"torch {torch.__version__} on {device}"
-
-
-def _like(model: FlorenceModel) -> Tensor:
-    """A tensor with the model's device and precision."""
-    return model.embedding.weight
