@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Register = Callable[[Subparsers], None]
 
 GROUP = "florence_edge.commands"
-OWN = ("demo", "run", "watch", "info", "doctor")
+OWN = ("demo", "run", "watch", "serve", "info", "doctor")
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,0 +1,209 @@
+"""One thread that runs the model, and a bounded number of places before it.
+
+It knows nothing of HTTP and nothing of models: jobs are functions. Whoever wants to run one takes a place first, and is
+refused when none is free; whoever leaves frees it, at once when the job still waits.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from .problems import RequestError
+
+T = TypeVar("T")
+
+Gone = Callable[[], bool]
+"""Tells a running job whether nobody waits for it any more."""
+
+_SMOOTH = 0.2
+
+
+class LeftError(Exception):
+    """Raised by a job that ends early because its owner has left."""
+
+
+class Worker:
+    """Runs jobs one at a time in the order they were handed in; `places` of them may wait or run."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self._taken, self._service_s, self._open = 0, 0.0, True
+        self._waiting: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="florence-serve", daemon=True)
+        self._thread.start()
+
+    @property
+    def taken(self) -> int:
+        """Places that are taken now."""
+        with self._changed:
+            return self._taken
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are taken and will be run."""
+        return self._open and self._thread.is_alive()
+
+    @contextmanager
+    def place(self, *, own: bool = False) -> Iterator[Place]:
+        """Takes a place for the block; leaving it gives up a job that has not ended.
+
+        Raises `RequestError` when all places are taken or the worker stops. A place of its `own` is one beside the
+        others, for a camera that must neither be refused nor refuse others.
+        """
+        place = Place(self, counted=not own)
+        with self._changed:
+            if not self._open:
+                raise stopping()
+            if not own:
+                if self._taken >= self.places:
+                    raise self._busy()
+                self._taken += 1
+        try:
+            yield place
+        finally:
+            place.leave()
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Takes no more jobs, ends those that were accepted, and waits for that."""
+        self.refuse()
+        self._thread.join(timeout_s)
+
+    def refuse(self) -> None:
+        """Takes no more places; what was accepted goes on."""
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+
+    def busy(self) -> RequestError | None:
+        """The refusal that `place` would raise at this moment."""
+        with self._changed:
+            if not self._open:
+                return stopping()
+            return self._busy() if self._taken >= self.places else None
+
+    def _busy(self) -> RequestError:
+        wait = max(1, math.ceil(self._taken * self._service_s))
+        return RequestError(
+            "busy",
+            f"{self._taken} requests are waiting or running",
+            allowed=f"{self.places} at a time",
+            remedy=f"try again in {wait} s",
+            headers={"Retry-After": str(wait)},
+        )
+
+    def _enter(self, job: _Job) -> int:
+        """Queues a job; returns how many wait before it. A place that was taken in time is good to the end."""
+        with self._changed:
+            if not self._open and not job.place.counted:
+                raise stopping()
+            self._waiting.append(job)
+            self._changed.notify_all()
+            return len(self._waiting) - 1
+
+    def _leave(self, place: Place) -> None:
+        """Frees a place, unless its job is running: then the thread does when the job has ended."""
+        with self._changed:
+            place.gone = True
+            job = place.job
+            if job is not None and job in self._waiting:
+                self._waiting.remove(job)
+                job.future.cancel()
+            elif job is not None and not job.ended:
+                return
+            self._free(place)
+
+    def _free(self, place: Place) -> None:
+        with self._changed:
+            if place.counted:
+                place.counted = False
+                self._taken -= 1
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            begun = time.perf_counter()
+            try:
+                outcome = job.run()
+            except BaseException as error:  # whatever it is, its owner is told and the thread goes on
+                self._end(job)
+                job.future.set_exception(error)
+            else:
+                self._end(job)
+                job.future.set_result(outcome)
+            spent = time.perf_counter() - begun
+            self._service_s += (spent - self._service_s) * (_SMOOTH if self._service_s else 1.0)
+
+    def _next(self) -> _Job | None:
+        """The next job; None when the worker stops and nobody holds a place any more."""
+        with self._changed:
+            while True:
+                while not self._waiting:
+                    if not self._open and self._taken == 0:
+                        return None
+                    self._changed.wait()
+                job = self._waiting.popleft()
+                if job.future.set_running_or_notify_cancel():
+                    return job
+                job.ended = True
+
+    def _end(self, job: _Job) -> None:
+        """Frees the place of a job whose owner has left; before anybody hears of the outcome."""
+        with self._changed:
+            job.ended = True
+            if job.place.gone:
+                self._free(job.place)
+
+
+class Place:
+    """Somebody's right to run one job at a time."""
+
+    def __init__(self, worker: Worker, *, counted: bool) -> None:
+        self._worker, self.counted = worker, counted
+        self.gone = False
+        self.job: _Job | None = None
+        self.ahead = 0
+
+    def start(self, job: Callable[[Gone], T]) -> Future[T]:
+        """Queues a job; it gets a function that says whether its owner has left meanwhile.
+
+        `ahead` is then the number of jobs that wait before it.
+        """
+        entry = _Job(self, job)
+        self.job = entry
+        self.ahead = self._worker._enter(entry)
+        return entry.future
+
+    def leave(self) -> None:
+        """Frees the place. May be called twice."""
+        if not self.gone:
+            self._worker._leave(self)
+
+
+class _Job:
+    """A function, whose place it takes, and its outcome."""
+
+    def __init__(self, place: Place, function: Callable[[Gone], Any]) -> None:
+        self.place, self._function = place, function
+        self.future: Future[Any] = Future()
+        self.ended = False
+
+    def run(self) -> Any:
+        return self._function(lambda: self.place.gone)
+
+
+def stopping() -> RequestError:
+    """The refusal of a server that ends."""
+    return RequestError(
+        "stopping",
+        "the server is stopping",
+        remedy="try again when it is back",
+        headers={"Retry-After": "5", "Connection": "close"},
+    )
