@@ -31,10 +31,13 @@ from florence_edge.stream import StreamOptions, watch
 from support.streams import SlowBackend
 
 bundle, clip, out, resume = Bundle.open(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4] == "resume"
-model = Florence(bundle, SlowBackend(bundle, vision_s=0.01, script=lambda task, given, light: f"light {light:.6f}"))
-sinks = [str(out / "a.jsonl"), f"{out}/each/"] + ([] if resume or len(sys.argv) < 6 else [str(out / sys.argv[5])])
+box = "<loc_100><loc_200><loc_300><loc_400>"
+script = lambda task, given, light: f"light {light:.6f}{box if task.name == 'od' else ''}"
+model = Florence(bundle, SlowBackend(bundle, vision_s=0.01, script=script))
+sinks = [str(out / "a.jsonl"), f"{out}/each/", f"yolo://{out}/yolo", f"coco://{out}/coco"]
+sinks += ([] if resume or len(sys.argv) < 6 else [str(out / sys.argv[5])])
 print("ready", flush=True)
-for event in watch(model, clip, ["caption", "read"], sinks=sinks, options=StreamOptions(resume=resume)):
+for event in watch(model, clip, ["caption", "detect"], sinks=sinks, options=StreamOptions(resume=resume)):
     pass
 """
 
@@ -82,13 +85,17 @@ def test_killed_again_and_again_the_output_ends_up_equal_to_the_byte(scene: tupl
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finish(start(scene, whole, "anew"))
     kinds = {len(json.loads(path.read_text())["results"]) for path in (whole / "each").glob("*.json")}
-    assert (len(contents(whole)), kinds) == (1 + 2 * FRAMES, {2})
+    assert (len(contents(whole)), kinds) == (4 + 5 * FRAMES, {2})  # and the names of YOLO, the two files of COCO
     for count in (0, random.randint(5, 25), random.randint(26, 50)):
         kill_after(start(scene, broken, "resume"), broken, count)
         held = (broken / "a.jsonl").read_bytes() if (broken / "a.jsonl").exists() else b""
         frames = [json.loads(line)["frame"] for line in held.splitlines(keepends=True) if line.endswith(b"\n")]
         assert frames == list(range(len(frames)))  # readable as it lies there, nothing lost or repeated
         assert all(json.loads(path.read_text()) for path in (broken / "each").glob("*.json"))
+        pictures, labels = (
+            {path.stem for path in (broken / "yolo").glob(f"{kind}/[!.]*")} for kind in ("images", "labels")
+        )
+        assert pictures <= labels  # none that would teach that nothing is there
     assert len(frames) < FRAMES
     finish(start(scene, broken, "resume"))
     assert contents(broken) == contents(whole)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -14,11 +14,26 @@ from florence_edge.files import write
 from .drawing import drawn
 from .events import Event, document
 from .jsonl import other_run
-from .protocols import Run, SinkError
+from .protocols import Frame, Run, SinkError
 from .uris import Uri
 
 _SWITCH = {"yes": True, "no": False}
-_DOCUMENT = re.compile(r"(.+)-(\d{8,})\.json")
+_STEM = re.compile(r"(.+)-(\d{8,})")
+
+
+def stem(frame: Frame) -> str:
+    """What the files about a frame are called, without suffix."""
+    return f"{frame.tag}-{frame.index:08d}"
+
+
+def newest(folder: Path, suffix: str, tags: Container[str]) -> dict[str, tuple[int, Path]]:
+    """Per source the last frame that `folder` holds a file of, and that file."""
+    found: dict[str, tuple[int, Path]] = {}
+    for path in folder.iterdir():
+        named = _STEM.fullmatch(path.stem)
+        if named and path.suffix == suffix and named[1] in tags:
+            found[named[1]] = max(found.get(named[1], (-1, path)), (int(named[2]), path))
+    return found
 
 
 def open_sink(uri: Uri) -> Folder:
@@ -43,20 +58,16 @@ class Folder:
         """As in `Sink`."""
         self._run = run
         self._folder.mkdir(parents=True, exist_ok=True)
-        newest: dict[str, tuple[int, Path]] = {}
-        for path in self._folder.iterdir():
-            found = _DOCUMENT.fullmatch(path.name)
-            if found and found[1] in run.sources:
-                newest[found[1]] = max(newest.get(found[1], (-1, path)), (int(found[2]), path))
-        if newest and not run.resume:
+        held = newest(self._folder, ".json", run.sources)
+        if held and not run.resume:
             raise SinkError(f"{self._folder} already holds answers; go on with --resume, or write elsewhere")
-        for _, path in newest.values():
+        for _, path in held.values():
             self._check(path)
-        return {tag: index + 1 for tag, (index, _) in newest.items()}
+        return {tag: index + 1 for tag, (index, _) in held.items()}
 
     def write(self, event: Event) -> None:
         """As in `Sink`."""
-        path = self._folder / f"{event.frame.tag}-{event.frame.index:08d}.json"
+        path = self._folder / f"{stem(event.frame)}.json"
         values = document(event, self._run)
         try:
             if self._pictures and event.frame.error is None:

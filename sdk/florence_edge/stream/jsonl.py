@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from .events import Event, document
 from .protocols import Run, SinkError
@@ -22,11 +23,12 @@ class JsonLines:
     """A `Sink` whose complete lines are what it holds.
 
     A line is handed to the system in one piece. Whatever follows the last complete line (after a kill, a power cut) is
-    cut off when the run goes on; when the disk is full, at once.
+    cut off when the run goes on; when the disk is full, at once. What `document` makes of an event has at least `run`,
+    `source` and `frame`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, document: Callable[[Event, Run], dict[str, Any]] = document) -> None:
+        self._path, self._document = path, document
         self._file = -1
         self._size = self._lines = 0
 
@@ -48,7 +50,7 @@ class JsonLines:
 
     def write(self, event: Event) -> None:
         """As in `Sink`."""
-        line = json.dumps(document(event, self._run), ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+        line = json.dumps(self._document(event, self._run), ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
         try:
             sent = 0
             while sent < len(line):
@@ -96,6 +98,6 @@ class JsonLines:
 def other_run(path: Path) -> str:
     """Why a sink cannot be gone on with."""
     return (
-        f"{path} holds the answers of another run: the bundle, the tasks, their rates or the sources differ; write "
-        "elsewhere, or give what was given then"
+        f"{path} holds the answers of another run: the bundle, the tasks, their rates, the sources or the sink's own "
+        "options differ; write elsewhere, or give what was given then"
     )

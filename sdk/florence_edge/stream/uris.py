@@ -68,6 +68,8 @@ SCHEMES: Mapping[str, Scheme] = {
     "video": Scheme("florence_edge.stream.videos", "video", source=True, sink=True, example="clip.mp4"),
     "images": Scheme("florence_edge.stream.pictures", source=True, example="photos/, 'photos/**/*.jpg', list.txt"),
     "folder": Scheme("florence_edge.stream.folders", sink=True, example="answers/"),
+    "yolo": Scheme("florence_edge.stream.datasets", sink=True, example="yolo://dataset?min_score=0.1"),
+    "coco": Scheme("florence_edge.stream.datasets", sink=True, example="coco://dataset"),
     "jsonl": Scheme("florence_edge.stream.jsonl", sink=True, example="answers.jsonl"),
     "http": Scheme("florence_edge.stream.http", sink=True, raw=True, example="http://host:8000/events"),
     "https": Scheme("florence_edge.stream.http", sink=True, raw=True),

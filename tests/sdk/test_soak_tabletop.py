@@ -1,0 +1,59 @@
+"""The bundled model behind a camera that never waits: memory, accounting and age (see support/soak.py)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support.soak import HEIGHT, RATE_HZ, WIDTH, Panning, main, memory
+
+pytest.importorskip("onnxruntime")
+
+
+def soak(tmp_path: Path, frames: int) -> dict[str, object]:
+    """Runs the command; checks what must hold for any number of frames, on any machine."""
+    main(["--frames", str(frames), "--out", str(tmp_path / "soak.json")])
+    measured: dict[str, object] = json.loads((tmp_path / "soak.json").read_text())
+    counts = measured["counts"]
+    assert isinstance(counts, dict)
+    assert counts["captured"] == frames == counts["done"] + counts["dropped"]
+    assert counts["failed"] == counts["skipped"] == 0
+    assert measured["lines_written"] == counts["done"] > 0
+    return measured
+
+
+def test_every_frame_is_done_or_dropped(tmp_path: Path) -> None:
+    measured = soak(tmp_path, 60)
+    assert measured["seconds"] >= 59 / RATE_HZ  # type: ignore[operator]  # a number of a JSON document
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_and_answers_fresh(tmp_path: Path) -> None:
+    measured = soak(tmp_path, 1500)
+    resident, late = measured["resident_mib"], measured["system_woke_late_ms"]
+    over = measured["over_one_inference_one_frame_one_resizing_ms"]
+    assert isinstance(resident, dict)
+    assert isinstance(over, dict)
+    assert isinstance(late, dict)
+    assert resident["growth"] is not None, f"the machine is too busy to judge: {measured['counts']}"
+    assert resident["growth"] <= 1.05
+    for part in ("p50", "p99"):
+        assert over[part] <= 3 * late[part]  # capturing, resizing and the model's own thread: each is woken once
+
+
+def test_the_camera_pans_within_its_picture_at_its_rate() -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (HEIGHT + 13, WIDTH + 7, 3), np.uint8)
+    frames = list(Panning(picture, 60, rate_hz=1000.0).frames())
+    assert {frame.image.shape for frame in frames} == {(HEIGHT, WIDTH, 3)}
+    assert len({frame.image.tobytes() for frame in frames}) > 13
+    assert [frame.index for frame in frames] == list(range(60))
+    assert frames[-1].time_ns - frames[0].time_ns >= 0.058e9
+
+
+def test_growth_is_that_of_medians_after_the_warm_up() -> None:
+    assert memory([50] * 100 + [100] * 50 + [104] * 50)["growth"] == pytest.approx(1.04)
+    assert memory([100] * 195 + [900] * 2 + [100] * 3)["growth"] == 1.0  # a peak is no leak
+    assert memory([100] * 199)["growth"] is None
