@@ -24,11 +24,6 @@ class CudaMemory:
         self._torch = torch
         self._tensors: dict[int, Any] = {}
 
-    def architecture(self) -> int:
-        """Of the current device, 87 for sm_87."""
-        major, minor = self._torch.cuda.get_device_capability()
-        return int(10 * major + minor)
-
     def upload(self, array: Array) -> int:
         tensor = self._torch.from_numpy(array.reshape(-1).view(np.uint8)).cuda()
         self._tensors[tensor.data_ptr()] = tensor
