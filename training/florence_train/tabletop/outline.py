@@ -1,6 +1,8 @@
 """Masks to polygons with few points.
 
-A polygon runs clockwise on the picture and starts at its topmost, then leftmost point. A mask in several pieces gives
+A polygon runs clockwise on the picture, starts at its topmost, then leftmost point, and its points divide its border
+into equal parts: where the next point lies follows from those before, which the corners that a simplified outline keeps
+do not. A mask in several pieces gives
 several polygons, largest first. A hole becomes part of its polygon by a cut of no width from the outer border to the
 hole and back, so that filling the polygon leaves the hole open without any other convention.
 """
@@ -16,13 +18,13 @@ Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-MOST_POINTS = 20
-"""Points of one polygon at most, holes aside."""
+POINTS = 16
+"""Points of one polygon, holes aside."""
 
 MOST_RINGS = 4
 _LEAST_SHARE = 0.02
 _HOLE_SHARE = 0.03
-_HOLE_POINTS = 10
+_HOLE_POINTS = 8
 
 
 def extent(mask: BoolArray) -> tuple[int, int, int, int]:
@@ -47,7 +49,7 @@ def polygons(mask: BoolArray, samples: int, *, offset: tuple[int, int] = (0, 0))
     for i in chosen[:MOST_RINGS]:
         if areas[i] < _LEAST_SHARE * total or len(borders[i][0]) < 3:
             continue
-        ring = _few(borders[i][0], MOST_POINTS)
+        ring = _few(borders[i][0], POINTS)
         holes = [j for j, (_, parent) in enumerate(borders) if parent == i and areas[j] > _HOLE_SHARE * areas[i]]
         for j in sorted(holes, key=lambda j: -areas[j])[:1]:
             ring = _with_hole(ring, _few(borders[j][0], _HOLE_POINTS))
@@ -61,18 +63,18 @@ def _area(points: Float64Array) -> float:
     return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
 
-def _few(points: Float64Array, most: int) -> Float64Array:
-    """The polygon with at most `most` points, clockwise, from its topmost leftmost point."""
-    tolerance = 0.8
-    simple = np.asarray(imaging.simplify(points, tolerance), np.float64)
-    while len(simple) > most:
-        tolerance *= 1.3
-        simple = np.asarray(imaging.simplify(points, tolerance), np.float64)
-    if len(simple) < 3:
-        simple = points[:: max(1, len(points) // 4)]
-    if _area(simple) < 0:
-        simple = simple[::-1]
-    return np.roll(simple, -int(np.lexsort((simple[:, 0], simple[:, 1]))[0]), 0)
+def _few(points: Float64Array, count: int) -> Float64Array:
+    """`count` points that divide the border into parts of equal length, clockwise, from its topmost leftmost point."""
+    # Without its steps from sample to sample the border has the length that the eye sees.
+    simple = np.asarray(imaging.simplify(points, 0.8), np.float64)
+    border = simple if len(simple) >= 3 else points
+    if _area(border) < 0:
+        border = border[::-1]
+    border = np.roll(border, -int(np.lexsort((border[:, 0], border[:, 1]))[0]), 0)
+    closed = np.concatenate([border, border[:1]])
+    along = np.concatenate([[0.0], np.hypot(*np.diff(closed, axis=0).T).cumsum()])
+    wanted = np.arange(count) * along[-1] / count
+    return np.stack([np.interp(wanted, along, closed[:, axis]) for axis in (0, 1)], axis=1)
 
 
 def _with_hole(outer: Float64Array, hole: Float64Array) -> Float64Array:
