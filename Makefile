@@ -1,13 +1,14 @@
 # `make demo` and `make test` need Python >= 3.10 and a package index, nothing else.
 PYTHON  ?= python3
 VENV    ?= .venv
+BUNDLE  ?= tabletop
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
 NATIVE  := $(shell find kernels -name '*.c' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types contracts unit native test-slow test-matrix test-gpu cuda-check format clean
+.PHONY: help demo test lint types contracts unit native test-slow test-matrix test-gpu test-tensorrt cuda-check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,6 +38,8 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/mypy tests
+	$(BIN)/mypy examples/*.py
+	MYPYPATH=kernels $(BIN)/mypy -p measure
 
 contracts: $(VENV)/.dev
 	PYTHONPATH=sdk:training:converters:benchmarks $(BIN)/lint-imports
@@ -61,13 +64,22 @@ cuda-check: $(VENV)/.dev ## compile every CUDA kernel for every architecture, wi
 	ctest --test-dir build/cuda-check --output-on-failure
 	$(BIN)/python -m pytest -m slow tests/kernels/test_cuda_compiles.py
 
-test-gpu: $(VENV)/.dev ## on a machine with a CUDA GPU: build, compare every kernel with its twin, compute-sanitizer
+test-gpu: $(VENV)/.dev ## on a machine with a CUDA GPU: build, compare with the CPU, compute-sanitizer, measure (docs/gpu.md)
 	cmake -S . -B build/gpu -DFLORENCE_CUDA=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_CUDA_ARCHITECTURES=native
 	cmake --build build/gpu --parallel
 	ctest --test-dir build/gpu --output-on-failure
 	compute-sanitizer --error-exitcode 1 --tool memcheck build/gpu/kernels/tests/twins_agree_cuda
 	compute-sanitizer --error-exitcode 1 --tool racecheck build/gpu/kernels/tests/twins_agree_cuda
-	$(BIN)/python -m pytest -m gpu tests/kernels
+	$(BIN)/python -m pytest -m 'gpu or nvinfer_headers' tests/kernels tests/training/test_backend_gpu.py
+	PYTHONPATH=kernels $(BIN)/python -m measure
+
+test-tensorrt: ## on a Jetson or desktop with TensorRT: build engines, gate, compare, time; writes tensorrt-acceptance.json
+	$(PYTHON) -m venv --system-site-packages $(VENV)-tensorrt
+	$(VENV)-tensorrt/bin/python -m pip install --quiet -c constraints.txt -e '.[build]'
+	cmake -S . -B build/gpu -DFLORENCE_CUDA=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_CUDA_ARCHITECTURES=native
+	cmake --build build/gpu --parallel
+	ctest --test-dir build/gpu --output-on-failure
+	$(VENV)-tensorrt/bin/python -m florence_convert.build.acceptance $(BUNDLE) --out tensorrt-acceptance.json
 
 test-matrix: $(VENV)/.dev ## the run time on every Python 3.10-3.13 that is found, each in an environment of its own
 	$(BIN)/python tests/support/matrix.py

@@ -42,7 +42,7 @@ from .plan import Plan
 
 TASKS = ("<OD>", "<REGION_TO_CATEGORY>")
 METRICS = (("<OD>", "mAP50"), ("<OD>", "mAP"), ("<REGION_TO_CATEGORY>", "accuracy"))
-FILTERS = ("finished", "nms=0.7", "agreement=0.5", "confidence=0.5@<REGION_TO_CATEGORY>")
+FILTERS = ("finished", "nms=0.7", "confidence=0.2@<REGION_TO_CATEGORY>")
 SIDE = 160
 """Pixels of a picture, as the model takes them."""
 
@@ -58,7 +58,7 @@ class Setting:
     held_out: int = 100
     steps: int = 60
     images_per_step: int = 8
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
     noise: Noise = field(default_factory=Noise)
 
 
