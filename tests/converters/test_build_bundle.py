@@ -118,6 +118,20 @@ def test_int8_is_measured_on_the_users_pictures(tools: Tools, builder: FakeBuild
 
 
 @pytest.mark.slow
+def test_what_every_task_loses_is_measured_and_refused_beyond_a_limit(tools: Tools, tmp_path: Path) -> None:
+    pictures = (str(Bundle.open("tabletop").folder / "demo.png"),)
+    options = dataclasses.replace(OPTIONS, precision="int8", calibration=pictures, data="tabletop:test", limit=2)
+    bundle = build_bundle("tabletop", tmp_path / "out", dataclasses.replace(options, max_loss=1.0), tools=tools)
+    loss = bundle.manifest.loss
+    assert loss is not None
+    assert (loss.data, loss.images, loss.allowed) == ("tabletop:test", 2, 1.0)
+    assert {"<OD>", "<CAPTION>", "<REGION_TO_CATEGORY>"} <= {metric.task for metric in loss.metrics}
+    with pytest.raises(ParityError, match=r"int8 loses more than -100\.0 of 100.*\n.*in the engines"):
+        build_bundle("tabletop", tmp_path / "other", dataclasses.replace(options, max_loss=-1.0), tools=tools)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
 def test_engines_that_are_wrong_in_fp32_are_refused(tools: Tools, builder: FakeBuilder, tmp_path: Path) -> None:
     builder.noise["vision"], builder.everywhere = 0.5, True
     with pytest.raises(ParityError, match=r"no bundle was written:\n  - vision: the error is 0\.5"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from florence_convert.lowering import Buckets, Lowered, LoweredPart, PartName
 from florence_edge.backends.tensorrt.sidecar import Sidecar
 from florence_edge.bundle import Bundle, seal, staging
+from florence_edge.loss import Loss
 from florence_edge.manifest import Graph, Graphs, Manifest, Parity, Precision, Target
 
 SUFFIX = ".engine"
@@ -55,9 +56,10 @@ def write_bundle(
     return Bundle.open(out)
 
 
-def record_parity(bundle: Bundle, parity: Parity) -> Bundle:
-    """The same bundle with measured parity in its manifest."""
-    seal(bundle.folder, replace(bundle.manifest, parity=parity))
+def record(bundle: Bundle, *, parity: Parity | None = None, loss: Loss | None = None) -> Bundle:
+    """The same bundle with what was measured in its manifest."""
+    manifest = bundle.manifest
+    seal(bundle.folder, replace(manifest, parity=parity or manifest.parity, loss=loss or manifest.loss))
     return Bundle.open(bundle.folder)
 
 
@@ -71,6 +73,7 @@ def _manifest(source: Manifest, lowered: Lowered, sidecar: Sidecar, precision: P
         graphs=Graphs(**parts),
         target=Target(machine.tensorrt, machine.gpu, machine.sm, sidecar.plugins.abi),
         parity=None,
+        loss=None,
         files={},
     )
 

@@ -39,6 +39,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="IMAGE",
         help="for int8: pictures such as the model will see; a file or a folder, may be repeated",
     )
+    parser.add_argument(
+        "--data", metavar="DATA", help="annotated data, as for eval: measures what every task loses (needs extra eval)"
+    )
+    parser.add_argument("--limit", type=int, default=40, metavar="N", help="the first images of DATA [%(default)s]")
+    parser.add_argument(
+        "--max-loss", type=float, default=0.02, metavar="X", help="largest mean drop of the metrics [%(default)s]"
+    )
     parser.add_argument("--low-memory", action="store_true", help="for boards with 8 GB: less memory, simpler tactics")
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is already there")
     parser.add_argument("--fresh", action="store_true", help="forget engines that an interrupted build left")
@@ -58,6 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
         low_memory=arguments.low_memory,
         overwrite=arguments.overwrite,
         fresh=arguments.fresh,
+        data=arguments.data,
+        limit=arguments.limit,
+        max_loss=arguments.max_loss,
     )
     out = arguments.output or default_output(arguments.bundle, arguments.precision)
     with progress(_SHARES, "build") as bar:
@@ -113,6 +123,8 @@ def _text(bundle: Bundle, sidecars: Sequence[Sidecar]) -> str:
     if parity is not None:
         equal = [f"{same} of {parity.pairs} ({name})" for name, same in parity.identical.items()]
         parts.append(f"answers with the same token ids: {', '.join(equal)}")
+    if bundle.manifest.loss is not None:
+        parts.append(f"lost {bundle.manifest.loss.summary()}")
     return "\n".join(parts)
 
 

@@ -17,11 +17,13 @@ from florence_edge.backends.tensorrt.sidecar import Gate, Sidecar, machine
 from florence_edge.backends.tensorrt.surface import Platform
 from florence_edge.bundle import Bundle, check_target
 from florence_edge.errors import InputError, ParityError, listing
+from florence_edge.loss import Loss
 from florence_edge.manifest import Parity
+from florence_edge.model import Florence
 from florence_edge.stream.pictures import expand
 from florence_edge.tokens import Tokens
 
-from .assemble import record_parity, write_bundle
+from .assemble import record, write_bundle
 from .engines import Bench, gate_engine, make_engine, passes
 from .gate import Sample, draw_samples
 from .memory import Available, check_memory
@@ -89,7 +91,10 @@ def build_bundle(
     tell(0.95, "comparing answers")
     result = write_bundle(bundle, lowered, engines, target, precision=chosen.precision, overwrite=chosen.overwrite)
     sidecars = {name: sidecar for name, (_, sidecar) in engines.items()}
-    result = record_parity(result, _parity(bundle, result, bench, cases, sidecars))
+    result = record(result, parity=_parity(bundle, result, bench, cases, sidecars))
+    if chosen.data:
+        tell(0.97, "measuring the tasks")
+        result = record(result, loss=_loss(bundle, result, bench, chosen))
     remove(work)
     tell(1.0, "done")
     return result
@@ -199,3 +204,22 @@ def _parity(source: Bundle, built: Bundle, bench: Bench, cases: Cases, sidecars:
         tolerance={name: gate.tolerance for name, gate in measured.items()},
         identical=count_identical(wanted, found),
     )
+
+
+def _loss(source: Bundle, built: Bundle, bench: Bench, options: BuildOptions) -> Loss:
+    """What every task loses. Engines that lose too much stay beside the bundle's place, but do not become one."""
+    from florence_convert.quantise.loss import measure_tasks  # evaluators are no part of a build
+
+    assert options.data is not None
+    engines = TensorRTBackend(built, bench.platform, plugins=lambda _: bench.plugins())
+    with Florence.load(source) as before, Florence(built, engines) as after:
+        loss = measure_tasks(before, after, options.data, limit=options.limit, allowed=options.max_loss)
+    if loss.lost > loss.allowed:
+        remove(built.folder)
+        title = f"{options.precision} loses more than {100 * loss.allowed:.1f} of 100, so no bundle was written:"
+        rows = [
+            f"{name}: {before} in ONNX, {after} in the engines, {lost} lost"
+            for name, before, after, lost in loss.rows()
+        ]
+        raise ParityError(listing(title, rows))
+    return loss

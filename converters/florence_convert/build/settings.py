@@ -20,7 +20,9 @@ class BuildOptions:
     """What `florence-edge build` takes.
 
     `beams` are the numbers of beams that searches may use (None: one, and the bundle's own). `calibration` are pictures
-    such as the model will see, files or folders, for "int8". `low_memory` is for boards with 8 GB: less room for
+    such as the model will see, files or folders, for "int8". `data` is annotated data as `florence-edge eval` takes it:
+    the first `limit` images say what the engines lose of every task's metric, and a mean of more than `max_loss` is
+    refused. `low_memory` is for boards with 8 GB: less room for
     tactics, and fewer of them tried. Engines that were built before with the same result are kept, unless `fresh`.
     """
 
@@ -31,6 +33,9 @@ class BuildOptions:
     low_memory: bool = False
     overwrite: bool = False
     fresh: bool = False
+    data: str | None = None
+    limit: int = 40
+    max_loss: float = 0.02
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

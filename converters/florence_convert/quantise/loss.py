@@ -56,15 +56,23 @@ class Measure:
 
 def measure(reference: Bundle, candidate: Bundle, wanted: Measure, *, allowed: float) -> Loss:
     """What the candidate loses against the reference."""
-    name = f"fp32 {identity(reference)[:12]}"
     if wanted.data:
-        reports = [_report(bundle, wanted.data, wanted.limit) for bundle in (reference, candidate)]
-        metrics = metric_losses(*reports)
-        return Loss(name, wanted.data, reports[0].images, allowed, metrics)
+        with Florence.load(reference) as before, Florence.load(candidate) as after:
+            return measure_tasks(before, after, wanted.data, limit=wanted.limit, allowed=allowed)
     cases = _cases(reference, wanted)
     same, tokens = agreement(reference, candidate, cases)
     what = "pictures given" if wanted.pictures else "drawn patterns"
-    return Loss(name, what, len(cases.pixels), allowed, agreement=same, tokens=tokens)
+    return Loss(_name(reference), what, len(cases.pixels), allowed, agreement=same, tokens=tokens)
+
+
+def measure_tasks(reference: Florence, candidate: Florence, data: str, *, limit: int, allowed: float) -> Loss:
+    """What the candidate loses of each task's metric, on the first `limit` images of annotated data."""
+    reports = [_report(model, data, limit) for model in (reference, candidate)]
+    return Loss(_name(reference.bundle), data, reports[0].images, allowed, metric_losses(*reports))
+
+
+def _name(reference: Bundle) -> str:
+    return f"fp32 {identity(reference)[:12]}"
 
 
 def metric_losses(reference: Report, candidate: Report) -> tuple[MetricLoss, ...]:
@@ -122,11 +130,10 @@ def _likeliest(side: OnnxSide, cases: Cases, fed: Int64Array) -> Int64Array:
     return found
 
 
-def _report(bundle: Bundle, data: str, limit: int) -> Report:
-    """The evaluation of a bundle, without intervals."""
-    records, _ = Asked(data, limit=limit).records(bundle.manifest.image)
-    with Florence.load(bundle) as model:
-        return evaluate(model, records, options=EvalOptions(limit=limit, resamples=0, worst=0), name=data)
+def _report(model: Florence, data: str, limit: int) -> Report:
+    """The evaluation of a model, without intervals."""
+    records, _ = Asked(data, limit=limit).records(model.bundle.manifest.image)
+    return evaluate(model, records, options=EvalOptions(limit=limit, resamples=0, worst=0), name=data)
 
 
 def _as_quality(value: float, name: str, better: str) -> float:
