@@ -64,7 +64,7 @@ def _encoded(said: str, folder: Path) -> None:
 
 
 def _asked(said: str, folder: Path) -> None:
-    assert re.search(r"at \d+,\d+ to \d+,\d+\n +category +\w+ \(0\.\d\d\)\n +description +\w+", said)
+    assert re.search(r"at \d+,\d+ to \d+,\d+\n +category +\w+ \([01]\.\d\d\)\n +description +\w+", said)
 
 
 def _grasp(said: str, folder: Path) -> None:
