@@ -1,6 +1,6 @@
 """Labels a folder of pictures, or a video, to train a small detector on: a YOLO and a COCO data set side by side.
 
-python examples/label_dataset.py samples/photos labelled [--min-score 0.05] [--classes "cup,red cube"]
+python examples/label_dataset.py samples/photos labelled [--min-score 0.5] [--classes "cup,red cube"]
 
 Only what the model is sure enough of becomes a label. Scores are the decoder's token probabilities, which rank regions
 but are no percentages: look at the list of kept labels, then choose the limit. Run it again and it goes on.
@@ -19,7 +19,7 @@ from florence_edge.stream import StreamOptions, watch
 parser = argparse.ArgumentParser()
 parser.add_argument("source", help="a folder, a pattern, a list, a video or bag://...")
 parser.add_argument("out", type=Path, help="folder to write")
-parser.add_argument("--min-score", type=float, default=0.05)
+parser.add_argument("--min-score", type=float, default=0.5)
 parser.add_argument("--classes", help="class names with commas; without them every object the model knows")
 parser.add_argument("--bundle", default="tabletop")
 given = parser.parse_args()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from florence_edge.bundle import Bundle
+from florence_edge.bundle import Bundle, seal
 from florence_edge.calibration import Calibration, log_odds
 from florence_edge.cli.main import main
 from florence_edge.errors import InputError
@@ -23,7 +24,7 @@ from florence_train.evaluate.resampling import Float64Array
 from florence_train.evaluate.section import Scored
 from florence_train.tabletop import TabletopConfig
 
-TASKS = ("<OD>", "<REGION_PROPOSAL>")
+TASKS = ("<OD>", "<DENSE_REGION_CAPTION>")
 
 
 def drawn(count: int, seed: int) -> tuple[Float64Array, Float64Array]:
@@ -94,9 +95,18 @@ def test_tasks_that_cannot_be_calibrated_keep_their_scores_and_say_why() -> None
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("calibrate") / "bundle"
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model with its scores as they come."""
+    folder = tmp_path_factory.mktemp("plain") / "bundle"
     shutil.copytree(Bundle.open("tabletop").folder, folder)
+    seal(folder, replace(Bundle.open(folder).manifest, calibration={}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibrate") / "bundle"
+    shutil.copytree(plain, folder)
     assert (
         main(["calibrate", str(folder), "tabletop:val", "--limit", "20", "--beams", "1", "--threads", "1", *asked()])
         == 0
@@ -108,18 +118,18 @@ def asked() -> list[str]:
     return [part for task in TASKS for part in ("--task", task)]
 
 
-def test_the_bundled_model_gets_honest_scores_and_keeps_its_precision(bundle: Path) -> None:
+def test_the_bundled_model_gets_honest_scores_and_keeps_its_precision(plain: Path, bundle: Path) -> None:
     curves = Bundle.open(bundle).manifest.calibration
     assert set(curves) == set(TASKS)
     config = TabletopConfig(height=160, width=160)
     scenes = Dataset(tuple(tabletop("test", 12, config=config)))
     options = EvalOptions(tasks=TASKS, resamples=0, worst=0)
     reports = []
-    for source in ("tabletop", bundle):
+    for source in (plain, bundle):
         with Florence.load(source, threads=1) as model:
             reports.append(evaluate(model, scenes, options=options))
     before, after = reports
-    for task, name in (("<OD>", "mAP"), ("<OD>", "AP gain over constant scores"), ("<REGION_PROPOSAL>", "AP")):
+    for task, name in (("<OD>", "mAP"), ("<OD>", "AP gain over constant scores"), ("<DENSE_REGION_CAPTION>", "AP")):
         assert after.metric(task, name).value == pytest.approx(before.metric(task, name).value, abs=1e-6)
     for task in TASKS:
         old, new = (report.metric(task, "ECE at IoU 0.5").value for report in reports)
@@ -137,7 +147,7 @@ def test_curves_of_other_tasks_stay(bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "copy")
     opened = Bundle.open(tmp_path / "copy")
     kept = keep(opened, [Outcome("<OD>", 3, None, "too few")])
-    assert kept.manifest.calibration == {"<REGION_PROPOSAL>": opened.manifest.calibration["<REGION_PROPOSAL>"]}
+    assert kept.manifest.calibration == {TASKS[1]: opened.manifest.calibration[TASKS[1]]}
 
 
 def test_a_dry_run_tells_and_leaves_the_bundle_alone(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
