@@ -1,6 +1,6 @@
 """The two sides of a comparison, alike to the code that compares: a torch model, and a bundle in ONNX Runtime.
 
-The one module of this package that imports onnxruntime.
+Sessions of onnxruntime are opened here; `lowering.calibration` opens its own, to observe values inside a graph.
 """
 
 from __future__ import annotations
