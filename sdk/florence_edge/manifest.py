@@ -166,8 +166,8 @@ class Manifest:
     """All that a bundle says about itself.
 
     `precision` is what the graphs compute in, `storage` what the file holds their weights in. `model` is the
-    configuration of the torch model, which the lowering to TensorRT reads too. `calibration` maps task tokens to what is made
-    of their scores; those of other tasks stay as they are. `loss` is what a lower precision cost.
+    configuration of the torch model, which the lowering to TensorRT reads too. `calibration` maps task tokens to what
+    is made of their scores; those of other tasks stay as they are. `loss` is what a lower precision cost.
     """
 
     producer: Producer

@@ -47,7 +47,8 @@ def test_memory_stays_flat_and_answers_fresh(tmp_path: Path) -> None:
     if late["p99"] > QUIET_MS:
         pytest.skip(f"memory is flat, but this machine wakes sleepers {late['p99']:.0f} ms late: ages say nothing")
     for part in ("p50", "p99"):
-        assert over[part] <= 3 * QUIET_MS  # capturing, resizing and the model's own thread: each is woken once
+        # Capturing, resizing and the model's own thread: each is woken once.
+        assert over[part] <= max(QUIET_MS, 3 * late[part])
 
 
 def test_the_camera_pans_within_its_picture_at_its_rate() -> None:
