@@ -64,6 +64,9 @@ cuda-check: $(VENV)/.dev ## compile every CUDA kernel for every architecture, wi
 	ctest --test-dir build/cuda-check --output-on-failure
 	$(BIN)/python -m pytest -m slow tests/kernels/test_cuda_compiles.py
 
+# Where CUDA installs nvcc and compute-sanitizer; pip compiles pycuda with the nvcc that it finds.
+test-gpu test-tensorrt: export PATH := $(PATH):/usr/local/cuda/bin
+
 test-gpu: $(VENV)/.dev ## on a machine with a CUDA GPU: build, compare with the CPU, compute-sanitizer, measure (docs/gpu.md)
 	cmake -S . -B build/gpu -DFLORENCE_CUDA=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_CUDA_ARCHITECTURES=native
 	cmake --build build/gpu --parallel

@@ -27,8 +27,8 @@ class ImageSearch {
       : dims_(dims), state_(state), image_(image), first_row_(image * dims.beams), length_(*state.position + 1) {}
 
   template <class T>
-  void step(const T* logits) {
-    const std::vector<Candidate> best = best_candidates(logits);
+  void step(const T* logits, const uint8_t* allowed) {
+    const std::vector<Candidate> best = best_candidates(logits, allowed);
     std::vector<bool> hits(best.size());
     for (size_t i = 0; i < best.size(); ++i) hits[i] = hits_stop(dims_, best[i].token, length_ + 1);
     // Both are computed from the running sequences before either is written back.
@@ -45,11 +45,11 @@ class ImageSearch {
   }
 
  private:
-  size_t tokens_at(int beam) const { return size_t(first_row_ + beam) * dims_.max_length; }
+  size_t tokens_at(int beam) const { return size_t(first_row_ + beam) * dims_.capacity; }
 
   // Step 1: processed log-probabilities of one beam, as candidates in token order.
   template <class T>
-  std::vector<Candidate> score_tokens(const T* logits, int beam) const {
+  std::vector<Candidate> score_tokens(const T* logits, const uint8_t* allowed, int beam) const {
     const int32_t* tokens = state_.running_tokens + tokens_at(beam);
     std::vector<float> values(dims_.vocab);
     for (int v = 0; v < dims_.vocab; ++v) {
@@ -65,6 +65,9 @@ class ImageSearch {
       if (banned != kNoToken) values[banned] = -kInfinity;
     }
     if (eos_is_banned(dims_, length_)) values[dims_.eos_token] = -kInfinity;
+    for (int v = 0; v < dims_.vocab && allowed != nullptr; ++v) {
+      if (!is_allowed(allowed, v)) values[v] = -kInfinity;
+    }
     const int32_t forced = forced_token(dims_, length_);
     std::vector<Candidate> candidates(dims_.vocab);
     for (int v = 0; v < dims_.vocab; ++v) {
@@ -77,10 +80,12 @@ class ImageSearch {
 
   // Step 2: the best 2 * beams candidates of all beams.
   template <class T>
-  std::vector<Candidate> best_candidates(const T* logits) const {
+  std::vector<Candidate> best_candidates(const T* logits, const uint8_t* allowed) const {
     std::vector<Candidate> candidates;
     for (int beam = 0; beam < dims_.beams; ++beam) {
-      const std::vector<Candidate> scored = score_tokens(logits + size_t(first_row_ + beam) * dims_.vocab, beam);
+      const size_t row = first_row_ + beam;
+      const uint8_t* row_allowed = allowed == nullptr ? nullptr : allowed + row * allowed_bytes(dims_);
+      const std::vector<Candidate> scored = score_tokens(logits + row * dims_.vocab, row_allowed, beam);
       candidates.insert(candidates.end(), scored.begin(), scored.end());
     }
     const auto end = candidates.begin() + 2 * dims_.beams;
@@ -155,7 +160,7 @@ class ImageSearch {
       state_.parents[first_row_ + beam] = parents[beam];
       // Positions written so far are found where the parent found them; the next one goes into the beam's own slot.
       uint8_t* own = state_.indirection + tokens_at(beam);
-      const uint8_t* parent = slots.data() + size_t(parents[beam]) * dims_.max_length;
+      const uint8_t* parent = slots.data() + size_t(parents[beam]) * dims_.capacity;
       std::copy(parent, parent + length_, own);
       if (length_ < dims_.max_length) own[length_] = uint8_t(beam);
     }
@@ -200,7 +205,7 @@ void begin(const florence_beam_dims& dims, const florence_beam_state& state) {
   }
   for (int row = 0; row < rows; ++row) {
     const int beam = row % dims.beams;
-    const size_t start = size_t(row) * dims.max_length;
+    const size_t start = size_t(row) * dims.capacity;
     state.next_tokens[row] = state.running_tokens[start] = state.finished_tokens[start] = dims.start_token;
     state.running_logprobs[start] = state.finished_logprobs[start] = 0;
     state.parents[row] = state.indirection[start] = uint8_t(beam);
@@ -226,7 +231,7 @@ int florence_beam_begin_cpu(const florence_beam_dims* dims, const florence_beam_
 }
 
 int florence_beam_step_cpu(const florence_beam_dims* dims, const florence_beam_state* state, const void* logits,
-                           int32_t* progress, void*, void*) {
+                           const uint8_t* allowed, int32_t* progress, void*, void*) {
   FLORENCE_TRY(florence::check(dims));
   FLORENCE_REQUIRE("beam_step", state, logits, progress);
   FLORENCE_REQUIRE("beam_step", state->position, state->arrivals);
@@ -235,7 +240,7 @@ int florence_beam_step_cpu(const florence_beam_dims* dims, const florence_beam_s
     for (int image = 0; image < images; ++image) {
       if (state->image_done[image]) continue;
       florence::cpu::with_dtype(dims->dtype, [&](auto element) {
-        florence::cpu::ImageSearch(*dims, *state, image).step(static_cast<const decltype(element)*>(logits));
+        florence::cpu::ImageSearch(*dims, *state, image).step(static_cast<const decltype(element)*>(logits), allowed);
       });
     }
     ++*state->position;

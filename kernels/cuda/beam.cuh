@@ -32,6 +32,6 @@ inline Candidates candidates_of(const florence_beam_dims& dims, void* workspace)
 
 // The first kernel of florence_beam_step.
 int launch_candidates(const florence_beam_dims& dims, const florence_beam_state& state, const void* logits,
-                      const Candidates& candidates, void* stream);
+                      const uint8_t* allowed, const Candidates& candidates, void* stream);
 
 }  // namespace florence::device

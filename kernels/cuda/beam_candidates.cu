@@ -52,9 +52,15 @@ __device__ __forceinline__ Best best_of_thread(const float* values, int count) {
   return best;
 }
 
-// Applies the logits processors to the part that begins at token `begin`.
-__device__ __forceinline__ void ban(const florence_beam_dims& dims, const int32_t* tokens, int length, int begin,
-                                    int count, float* values) {
+// Applies the logits processors to the part that begins at token `begin`; `allowed` is this row's, or NULL.
+__device__ __forceinline__ void ban(const florence_beam_dims& dims, const int32_t* tokens, const uint8_t* allowed,
+                                    int length, int begin, int count, float* values) {
+  if (allowed != nullptr) {
+    for (int i = threadIdx.x; i < count; i += kThreads) {
+      if (!is_allowed(allowed, begin + i)) values[i] = -INFINITY;
+    }
+    __syncthreads();
+  }
   auto ban_token = [&](int token) {
     if (token >= begin && token < begin + count) values[token - begin] = -INFINITY;
   };
@@ -70,7 +76,8 @@ __device__ __forceinline__ void ban(const florence_beam_dims& dims, const int32_
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    find_candidates(florence_beam_dims dims, florence_beam_state state, const T* logits, Candidates candidates) {
+    find_candidates(florence_beam_dims dims, florence_beam_state state, const T* logits, const uint8_t* allowed,
+                    Candidates candidates) {
   __shared__ float values[kPart];
   __shared__ Best best_table[2][kWarps];
   __shared__ float sum_table[kWarps];
@@ -86,7 +93,8 @@ __global__ void __launch_bounds__(kThreads)
   float sum = 0;
   for (int i = threadIdx.x; i < count && largest > -INFINITY; i += kThreads) sum += expf(values[i] - largest);
   sum = sum_of_block(sum, sum_table);
-  ban(dims, state.running_tokens + int64_t(row) * dims.max_length, length, begin, count, values);
+  ban(dims, state.running_tokens + int64_t(row) * dims.capacity,
+      allowed == nullptr ? nullptr : allowed + row * allowed_bytes(dims), length, begin, count, values);
   __syncthreads();
 
   const int64_t entry = int64_t(row) * candidates.parts + part;
@@ -113,11 +121,11 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 int launch_candidates(const florence_beam_dims& dims, const florence_beam_state& state, const void* logits,
-                      const Candidates& candidates, void* stream) {
+                      const uint8_t* allowed, const Candidates& candidates, void* stream) {
   return with_dtype(dims.dtype, [&](auto element) {
     using T = decltype(element);
     return launch(find_candidates<T>, dim3(candidates.parts, dims.batch * dims.beams), kThreads, stream, dims, state,
-                  static_cast<const T*>(logits), candidates);
+                  static_cast<const T*>(logits), allowed, candidates);
   });
 }
 

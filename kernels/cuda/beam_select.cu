@@ -28,7 +28,7 @@ struct Image {
   int index, length;  // length: tokens of a running sequence before this step
 
   __device__ __forceinline__ int row(int beam) const { return index * dims.beams + beam; }
-  __device__ __forceinline__ int64_t tokens(int beam) const { return int64_t(row(beam)) * dims.max_length; }
+  __device__ __forceinline__ int64_t tokens(int beam) const { return int64_t(row(beam)) * dims.capacity; }
 };
 
 // Puts the pieces of each beam's log-softmax together, parts in order.
@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   for (int row = threadIdx.x; row < dims.batch * dims.beams; row += kThreads) {
     const int beam = row % dims.beams;
-    const int64_t start = int64_t(row) * dims.max_length;
+    const int64_t start = int64_t(row) * dims.capacity;
     state.next_tokens[row] = state.running_tokens[start] = state.finished_tokens[start] = dims.start_token;
     state.running_logprobs[start] = state.finished_logprobs[start] = 0;
     state.parents[row] = beam;
@@ -281,13 +281,13 @@ size_t florence_beam_step_workspace(const florence_beam_dims* dims) {
 }
 
 int florence_beam_step(const florence_beam_dims* dims, const florence_beam_state* state, const void* logits,
-                       int32_t* progress, void* workspace, void* stream) {
+                       const uint8_t* allowed, int32_t* progress, void* workspace, void* stream) {
   using namespace florence::device;
   FLORENCE_TRY(florence::check(dims));
   FLORENCE_REQUIRE("beam_step", state, logits, progress, workspace);
   FLORENCE_REQUIRE("beam_step", state->position, state->arrivals);
   FLORENCE_TRY(florence::check_alignment("beam_step", {workspace}));
   const Candidates candidates = candidates_of(*dims, workspace);
-  FLORENCE_TRY(launch_candidates(*dims, *state, logits, candidates, stream));
+  FLORENCE_TRY(launch_candidates(*dims, *state, logits, allowed, candidates, stream));
   return launch(select_beams, dim3(dims->batch), kThreads, stream, *dims, *state, candidates, progress);
 }

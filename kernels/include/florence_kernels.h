@@ -27,7 +27,7 @@ extern "C" {
   FLORENCE_API int name##_cpu(__VA_ARGS__)
 
 /* Raised by one whenever a signature, a struct or the meaning of a field changes. */
-#define FLORENCE_ABI_VERSION 1
+#define FLORENCE_ABI_VERSION 2
 #define FLORENCE_MAX_BEAMS 8
 
 typedef enum florence_dtype { FLORENCE_F32 = 0, FLORENCE_F16 = 1, FLORENCE_BF16 = 2 } florence_dtype;
@@ -163,9 +163,11 @@ FLORENCE_OP(florence_decoder_cross_attention, const florence_cross_dims* dims, c
  * counts as -inf, +inf as the largest float; a row of -inf gives no candidate a finite score. beams == 1 with
  * FLORENCE_STOP_WHEN_FULL is greedy search. */
 typedef struct florence_beam_dims {
-  int32_t batch, beams;      /* beams <= FLORENCE_MAX_BEAMS */
-  int32_t vocab, max_length; /* 2 <= vocab <= 131072; max_length counts the start token, 2..4096 */
-  int32_t dtype;             /* of the logits */
+  int32_t batch, beams; /* beams <= FLORENCE_MAX_BEAMS */
+  int32_t vocab;        /* 2..131072 */
+  int32_t max_length;   /* where a sequence ends, the start token included; 2..capacity */
+  int32_t capacity;     /* tokens from one sequence to the next in memory, up to 4096 */
+  int32_t dtype;        /* of the logits */
   int32_t start_token, eos_token;
   int32_t forced_bos_token, forced_eos_token; /* -1: none */
   int32_t no_repeat_ngram;                    /* 0: off */
@@ -175,23 +177,23 @@ typedef struct florence_beam_dims {
 } florence_beam_dims;
 
 /* All arrays live in one block of florence_beam_state_size() bytes; florence_beam_state_bind() fills the pointers in.
- */
+ * Where they lie depends on batch, beams and capacity alone: searches of other settings may share a block. */
 typedef struct florence_beam_state {
   int32_t* position;        /* [1] index of the token the next forward pass reads; sequences hold position + 1 tokens */
   int32_t* next_tokens;     /* [batch, beams] input of the next forward pass */
   int32_t* parents;         /* [batch, beams] beam each running beam came from in the last step */
-  uint8_t* indirection;     /* [batch, beams, max_length] for florence_decoder_self_attention */
-  int32_t* running_tokens;  /* [batch, beams, max_length] */
-  float* running_logprobs;  /* [batch, beams, max_length], of each token; entry 0 is 0 */
+  uint8_t* indirection;     /* [batch, beams, capacity] for florence_decoder_self_attention */
+  int32_t* running_tokens;  /* [batch, beams, capacity] */
+  float* running_logprobs;  /* [batch, beams, capacity], of each token; entry 0 is 0 */
   float* running_scores;    /* [batch, beams] sums of log-probabilities */
-  int32_t* finished_tokens; /* [batch, beams, max_length], best hypothesis first */
-  float* finished_logprobs; /* [batch, beams, max_length], after the logits processors: a forced token has 0 */
+  int32_t* finished_tokens; /* [batch, beams, capacity], best hypothesis first */
+  float* finished_logprobs; /* [batch, beams, capacity], after the logits processors: a forced token has 0 */
   float* finished_scores;   /* [batch, beams] sum / length^length_penalty; -1e9 where empty */
   int32_t* finished_lengths; /* [batch, beams] tokens with the start token */
   int32_t* finished_flags;   /* [batch, beams] 1 where a hypothesis is kept */
   int32_t* can_improve;      /* [batch] */
   int32_t* image_done;       /* [batch] 1: this image's search is over and its arrays no longer change */
-  float* length_norms;       /* [max_length + 1] length^length_penalty */
+  float* length_norms;       /* [capacity + 1] length^length_penalty */
   int32_t* arrivals;         /* [1] blocks of the running step that have finished */
 } florence_beam_state;
 
@@ -202,12 +204,14 @@ FLORENCE_API int florence_beam_state_bind(const florence_beam_dims* dims, void* 
 FLORENCE_OP(florence_beam_begin, const florence_beam_dims* dims, const florence_beam_state* state, int32_t* progress,
             void* stream);
 
-/* One step for every image that is not done: logits [batch*beams, vocab] T of the forward pass at `position`. Advances
- * position unless every image is done. progress [2] int32, in memory that the host can read without a copy (pinned):
- * images still searching, tokens per sequence. */
+/* One step for every image that is not done: logits [batch*beams, vocab] T of the forward pass at `position`. allowed
+ * [batch*beams, ceil(vocab / 8)] uint8 or NULL: a token whose bit (token % 8, the lowest first, of byte token / 8) is 0
+ * counts as -inf after the log-softmax; a forced token needs no bit. Advances position unless every image is done.
+ * progress [2] int32, in memory that the host can read without a copy (pinned): images still searching, tokens per
+ * sequence. */
 FLORENCE_API size_t florence_beam_step_workspace(const florence_beam_dims* dims);
 FLORENCE_OP(florence_beam_step, const florence_beam_dims* dims, const florence_beam_state* state, const void* logits,
-            int32_t* progress, void* workspace, void* stream);
+            const uint8_t* allowed, int32_t* progress, void* workspace, void* stream);
 
 /* ---- CUDA graphs (CUDA builds only) --------------------------------------------------------------------------------
  * Thin handles for clients whose language binding has no graph API. `stream` must not be the default stream. */

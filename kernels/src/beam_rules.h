@@ -38,6 +38,13 @@ FLORENCE_HOST_DEVICE inline int32_t forced_token(const florence_beam_dims& dims,
   return kNoToken;
 }
 
+// Bytes of one row of the bits that say which tokens may follow.
+FLORENCE_HOST_DEVICE inline int64_t allowed_bytes(const florence_beam_dims& dims) { return (dims.vocab + 7) / 8; }
+
+FLORENCE_HOST_DEVICE inline bool is_allowed(const uint8_t* allowed, int32_t token) {
+  return (allowed[token / 8] >> (token % 8) & 1) != 0;
+}
+
 FLORENCE_HOST_DEVICE inline bool eos_is_banned(const florence_beam_dims& dims, int32_t length) {
   return length - kPromptLength < dims.min_new_tokens;
 }

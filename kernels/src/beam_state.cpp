@@ -24,7 +24,7 @@ class Block {
 };
 
 size_t lay_out(const florence_beam_dims& dims, void* base, florence_beam_state& state) {
-  const size_t images = dims.batch, beams = images * dims.beams, tokens = beams * dims.max_length;
+  const size_t images = dims.batch, beams = images * dims.beams, tokens = beams * dims.capacity;
   Block block(base);
   block.take(state.position, 1);
   block.take(state.next_tokens, beams);
@@ -40,7 +40,7 @@ size_t lay_out(const florence_beam_dims& dims, void* base, florence_beam_state& 
   block.take(state.finished_flags, beams);
   block.take(state.can_improve, images);
   block.take(state.image_done, images);
-  block.take(state.length_norms, size_t(dims.max_length) + 1);
+  block.take(state.length_norms, size_t(dims.capacity) + 1);
   block.take(state.arrivals, 1);
   return block.size();
 }

@@ -179,7 +179,8 @@ int check(const florence_beam_dims* dims) {
                             {{"batch", dims->batch, 1, 65535 / FLORENCE_MAX_BEAMS},
                              {"beams", dims->beams, 1, FLORENCE_MAX_BEAMS},
                              {"vocab", dims->vocab, 2, kMaxVocab},
-                             {"max_length", dims->max_length, 2, kMaxLength}}));
+                             {"capacity", dims->capacity, 2, kMaxLength},
+                             {"max_length", dims->max_length, 2, dims->capacity}}));
   const int64_t last_token = dims->vocab - 1;
   FLORENCE_TRY(check_ranges(op, FLORENCE_BAD_OPTION,
                             {{"start_token", dims->start_token, 0, last_token},

@@ -65,6 +65,12 @@ size_t size_of(int dtype) { return dtype == FLORENCE_F32 ? 4 : 2; }
 
 Tensor zeros(size_t bytes) { return Tensor(std::vector<uint8_t>(bytes)); }
 
+std::vector<uint8_t> random_bytes(size_t count) {
+  std::vector<uint8_t> bytes(count);
+  for (uint8_t& byte : bytes) byte = uint8_t(generator());
+  return bytes;
+}
+
 Tensor random_tensor(size_t count, int dtype) {
   std::vector<uint8_t> bytes(count * size_of(dtype));
   std::normal_distribution<float> normal;
@@ -113,10 +119,8 @@ void expect_ok(const std::string& name, int status) {
 void resize(int dtype) {
   const florence_resize_dims dims{
       50, 70, 210, 32, 48, FLORENCE_BGR, dtype, {0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}};
-  std::vector<uint8_t> pixels(50 * 210);
-  for (uint8_t& pixel : pixels) pixel = uint8_t(generator());
-  Tensor image(pixels), out = zeros(3 * 32 * 48 * size_of(dtype)),
-                        scratch = zeros(florence_resize_normalize_workspace(&dims));
+  Tensor image(random_bytes(50 * 210)), out = zeros(3 * 32 * 48 * size_of(dtype)),
+                                        scratch = zeros(florence_resize_normalize_workspace(&dims));
   expect_ok("resize twin", florence_resize_normalize_cpu(&dims, image.host.data(), out.host.data(), nullptr, nullptr));
   expect_ok("resize", florence_resize_normalize(&dims, static_cast<uint8_t*>(image.device.get()), out.device.get(),
                                                 scratch.device.get(), nullptr));
@@ -185,9 +189,10 @@ void cross_attention(int dtype, int beams) {
   compare("cross-attention, beams " + std::to_string(beams), dtype, out);
 }
 
-// Both searches see the same logits at every step; all choices must be the same.
-void beam_search(int dtype, int beams) {
-  const florence_beam_dims dims{2, beams, 20000, 10, dtype, 2, 2, 0, 2, 3, 0, FLORENCE_STOP_WHEN_FULL, 1.0f};
+// Both searches see the same logits, and the same bits of allowed tokens, at every step; all choices must be the same.
+void beam_search(int dtype, int beams, bool constrained) {
+  const florence_beam_dims dims{2, beams, 20000, 10, 12, dtype, 2, 2, 0, 2, 3, 0, FLORENCE_STOP_WHEN_FULL, 1.0f};
+  const size_t rows = 2 * size_t(beams);
   Tensor block = zeros(florence_beam_state_size(&dims)), progress = zeros(8);
   const Tensor scratch = zeros(florence_beam_step_workspace(&dims));
   florence_beam_state twin, device;
@@ -197,22 +202,23 @@ void beam_search(int dtype, int beams) {
   expect_ok("begin twin", florence_beam_begin_cpu(&dims, &twin, left, nullptr));
   expect_ok("begin", florence_beam_begin(&dims, &device, (int32_t*)progress.device.get(), nullptr));
   while (left[0] > 0) {
-    const Tensor logits = random_tensor(2 * size_t(beams) * dims.vocab, dtype);
-    expect_ok("step twin", florence_beam_step_cpu(&dims, &twin, logits.host.data(), left, nullptr, nullptr));
-    expect_ok("step", florence_beam_step(&dims, &device, logits.device.get(), (int32_t*)progress.device.get(),
-                                         scratch.device.get(), nullptr));
+    const Tensor logits = random_tensor(rows * dims.vocab, dtype), bits(random_bytes(rows * dims.vocab / 8));
+    expect_ok("step twin", florence_beam_step_cpu(&dims, &twin, logits.host.data(),
+                                                  constrained ? bits.host.data() : nullptr, left, nullptr, nullptr));
+    expect_ok("step", florence_beam_step(&dims, &device, logits.device.get(),
+                                         constrained ? static_cast<uint8_t*>(bits.device.get()) : nullptr,
+                                         static_cast<int32_t*>(progress.device.get()), scratch.device.get(), nullptr));
   }
   const std::vector<uint8_t> result = block.result();
   auto same = [&](const void* field, size_t bytes) {
     const size_t at = static_cast<const uint8_t*>(field) - block.host.data();
     return std::memcmp(result.data() + at, field, bytes) == 0;
   };
-  const size_t rows = 2 * size_t(beams);
-  const bool good = progress.result() == progress.host && same(twin.running_tokens, rows * dims.max_length * 4) &&
-                    same(twin.indirection, rows * dims.max_length) && same(twin.finished_lengths, rows * 4) &&
+  const bool good = progress.result() == progress.host && same(twin.running_tokens, rows * dims.capacity * 4) &&
+                    same(twin.indirection, rows * dims.capacity) && same(twin.finished_lengths, rows * 4) &&
                     same(twin.finished_flags, rows * 4) && same(twin.next_tokens, rows * 4);
   failures += !good;
-  std::printf("%-6s beam search, beams %d\n", good ? "ok" : "FAILED", beams);
+  std::printf("%-6s beam search, beams %d%s\n", good ? "ok" : "FAILED", beams, constrained ? ", constrained" : "");
 }
 
 }  // namespace
@@ -232,7 +238,7 @@ int main() {
     for (int head_dim : {32, 64}) self_attention(dtype, head_dim);
     for (int beams : {1, 3, 8}) {
       cross_attention(dtype, beams);
-      beam_search(dtype, beams);
+      for (bool constrained : {false, true}) beam_search(dtype, beams, constrained);
     }
   }
   return failures == 0 ? 0 : 1;

@@ -72,7 +72,7 @@ class Greedy:
         self._logprobs = np.zeros(config.max_new_tokens, np.float32)
         self._length = 1
         self._scratch: Float32Array | None = None
-        self._guide = _guide(config)
+        self._guide = guide_of(config)
         self.done = False
 
     @property
@@ -86,7 +86,7 @@ class Greedy:
     def advance(self, logits: Float32Array) -> None:
         self._scratch = _like(logits, self._scratch)
         peak, log_sum = log_normaliser(logits, self._scratch)
-        _ban(logits, self._ids[:, : self._length], self._config, self._guide)
+        ban(logits, self._ids[:, : self._length], self._config, self._guide)
         token = int(logits[0].argmax())
         if np.isneginf(logits[0, token]):
             raise _dead_end(self._length)
@@ -147,7 +147,7 @@ class Beams:
         self._length = 1
         self._ended: list[_Ended] = []
         self._scratch: Float32Array | None = None
-        self._guide = _guide(config)
+        self._guide = guide_of(config)
         self.done = False
 
     @property
@@ -161,7 +161,7 @@ class Beams:
     def advance(self, logits: Float32Array) -> None:
         self._scratch = _like(logits, self._scratch)
         logprobs = log_softmax(logits, self._scratch)
-        _ban(logprobs, self._ids[:, : self._length], self._config, self._guide)
+        ban(logprobs, self._ids[:, : self._length], self._config, self._guide)
         totals = np.add(logprobs, self._totals[:, None], out=self._scratch).reshape(-1)
         # Twice the beams: each of them may end with one of these, and as many as there are beams must go on.
         best = largest(totals, 2 * self._config.beams)
@@ -248,7 +248,7 @@ class Beams:
         return Hypothesis(best.ids, best.score, best.logprobs, finish(best.ids, self._config))
 
 
-def _ban(scores: Float32Array, history: Int64Array, config: SearchConfig, guide: Guide | None) -> None:
+def ban(scores: Float32Array, history: Int64Array, config: SearchConfig, guide: Guide | None) -> None:
     """Sets the scores [K, V] of forbidden tokens to -inf: repeated n-grams, the end before its time, what has no form.
 
     Where that leaves nothing, only the form counts.
@@ -265,7 +265,7 @@ def _ban(scores: Float32Array, history: Int64Array, config: SearchConfig, guide:
         scores[stuck] = formed[stuck]
 
 
-def _guide(config: SearchConfig) -> Guide | None:
+def guide_of(config: SearchConfig) -> Guide | None:
     """What keeps the answer well formed, where that is asked for."""
     form = config.form if isinstance(config, FormedConfig) else None
     return None if form is None else Guide(form, config.max_new_tokens)

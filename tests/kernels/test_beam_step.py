@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.beam_search import EMPTY, Found, Options, Search, reference
+from support.beam_search import EMPTY, Array, Found, Logits, Options, Search, reference
 from support.kernel_cases import toy_model
 from support.kernels import Kernels
 
@@ -65,6 +67,53 @@ def test_finds_what_the_float64_search_finds(kernels: Kernels, options: Options)
 @pytest.mark.parametrize("options", GRID + EDGES, ids=str)
 def test_device_code_finds_it_for_every_setting(kernels: Kernels, options: Options) -> None:
     compare(kernels, options)
+
+
+@pytest.mark.parametrize("spare", [1, 30])
+def test_room_behind_the_longest_sequence_changes_nothing(kernels: Kernels, spare: int) -> None:
+    """Many searches of other lengths use one block, whose layout follows from its capacity."""
+    options = Options(max_length=7)
+    models = [toy_model(seed, options) for seed in range(2)]
+    search = Search(kernels, options, batch=2, capacity=options.max_length + spare)
+    for found, model in zip(search.run(models), models, strict=True):
+        assert_same(found, reference(options, model))
+    assert (search.get("running_tokens")[:, :, options.max_length :] == np.int32(-0x54545455)).all(), "0xAB, as before"
+    longer = Search(kernels, Options(max_length=options.max_length + spare), batch=2)
+    for name, *_ in search.state._fields_:
+        assert getattr(search.state, name) - search.base == getattr(longer.state, name) - longer.base
+
+
+def third_of_all(seed: int, options: Options) -> Logits:
+    """1 for the tokens that may follow a sequence: a third of all, another third behind each, and always the end."""
+    draw = toy_model(seed, options)
+
+    def allowed(tokens: Sequence[int]) -> Array:
+        may = draw(tokens) > 1.3
+        may[options.eos_token] = True
+        return may.astype(np.float32)
+
+    return allowed
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(no_repeat_ngram=0),
+        Options(beams=1, early_stopping=1, vocab=17),
+        Options(beams=8, vocab=41, no_repeat_ngram=2),
+        Options(vocab=8205, max_length=5, forced_bos_token=-1),
+        Options(vocab=19, beams=5, early_stopping=2, length_penalty=2.0),
+    ],
+    ids=str,
+)
+def test_only_what_is_allowed_follows(kernels: Kernels, options: Options) -> None:
+    models = [toy_model(seed, options) for seed in (5, 6)]
+    rules = [third_of_all(seed, options) for seed in (7, 8)]
+    for found, model, rule in zip(Search(kernels, options, batch=2).run(models, rules), models, rules, strict=True):
+        assert_same(found, reference(options, model, rule))
+        for end in range(1, len(found.tokens)):
+            forced = options.forced_bos_token >= 0 and end == 1
+            assert forced or rule(found.tokens[:end])[found.tokens[end]]
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])

@@ -54,7 +54,7 @@ def append(kernels: Kernels, decoder: LoweredDecoder, found: dict[str, AnyArray]
 def test_the_kernels_drive_the_lowered_decoder(
     twin: Kernels, tmp_path: Any, precision: Precision, beams: int, new_tokens: int
 ) -> None:
-    """9 new tokens: the search's rows of 10 positions are copied into those of a cache of 12."""
+    """9 new tokens: the search's rows have room for the 12 positions of the cache, which the engine reads."""
     bundle = Bundle.open("tabletop")
     model = LoweredModel(lower(bundle, tmp_path, precision=precision))
     cases = draw_cases(bundle.manifest.image, Tokens.load(bundle.tokenizer), bundle.manifest.limits, CaseOptions())
@@ -63,11 +63,11 @@ def test_the_kernels_drive_the_lowered_decoder(
     expected = model.generate(cross, config)
 
     options = options_of(config, int(bundle.manifest.graphs.decoder.outputs[0].shape[-1]))
-    search = Search(twin, options, batch=len(cases.prompts))
     decoder = LoweredDecoder(model, cross, beams=beams, capacity=options.max_length)
+    search = Search(twin, options, batch=len(cases.prompts), capacity=decoder.indirection.shape[2])
     while search.images_left():
         decoder.position, decoder.image_done = search.get("position"), search.get("image_done")
-        decoder.indirection[:, :, : options.max_length] = search.get("indirection")
+        decoder.indirection = search.get("indirection")
         found = model.run("decoder", decoder.inputs(search.get("next_tokens")))
         append(twin, decoder, found, precision)
         search.step(found["logits"])

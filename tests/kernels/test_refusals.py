@@ -29,9 +29,9 @@ GOOD: dict[str, dict[str, Any]] = {
         "scale": 1.0,
     },
     "beam": {
-        "batch": 1, "beams": 2, "vocab": 9, "max_length": 8, "dtype": 0, "start_token": 2, "eos_token": 2,
-        "forced_bos_token": -1, "forced_eos_token": -1, "no_repeat_ngram": 0, "min_new_tokens": 0, "early_stopping": 0,
-        "length_penalty": 1.0,
+        "batch": 1, "beams": 2, "vocab": 9, "max_length": 8, "capacity": 12, "dtype": 0, "start_token": 2,
+        "eos_token": 2, "forced_bos_token": -1, "forced_eos_token": -1, "no_repeat_ngram": 0, "min_new_tokens": 0,
+        "early_stopping": 0, "length_penalty": 1.0,
     },
 }  # fmt: skip
 # The launchers of each dims struct: name and number of pointers between dims and stream, which are all required but
@@ -42,7 +42,7 @@ OPS: dict[str, list[tuple[str, int, set[int]]]] = {
     "channel": [("florence_channel_attention", 3, {2})],
     "self": [("florence_decoder_self_attention", 9, {7}), ("florence_kv_append", 6, {5})],
     "cross": [("florence_decoder_cross_attention", 7, {3, 4, 6})],
-    "beam": [("florence_beam_begin", 2, set()), ("florence_beam_step", 4, {3})],
+    "beam": [("florence_beam_begin", 2, set()), ("florence_beam_step", 5, {2, 4})],
 }
 BAD = [
     ("resize", {"in_height": 0}, SHAPE),
@@ -83,6 +83,8 @@ BAD = [
     ("beam", {"vocab": 1}, SHAPE),
     ("beam", {"vocab": 200000}, SHAPE),
     ("beam", {"max_length": 1}, SHAPE),
+    ("beam", {"max_length": 13}, SHAPE),
+    ("beam", {"capacity": 4097}, SHAPE),
     ("beam", {"eos_token": 9}, OPTION),
     ("beam", {"start_token": -1}, OPTION),
     ("beam", {"forced_bos_token": 9}, OPTION),
@@ -122,7 +124,7 @@ def test_required_pointers_may_not_be_null(kernels: Kernels, struct: str) -> Non
 def test_an_unbound_state_is_refused(kernels: Kernels) -> None:
     given, unbound = dims("beam", **GOOD["beam"]), structs()["florence_beam_state"]()
     assert kernels.status("florence_beam_begin", given, unbound, ALIGNED, None) == NULL
-    assert kernels.status("florence_beam_step", given, unbound, ALIGNED, ALIGNED, ALIGNED, None) == NULL
+    assert kernels.status("florence_beam_step", given, unbound, ALIGNED, None, ALIGNED, ALIGNED, None) == NULL
 
 
 def test_padding_needs_the_bias(kernels: Kernels) -> None:

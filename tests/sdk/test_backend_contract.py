@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -10,23 +10,53 @@ import numpy as np
 import pytest
 
 from florence_edge.backends import Backend, Hypothesis, StreamingBackend
+from florence_edge.codec import Codec
 from florence_edge.errors import BackendError, InputError
 from florence_edge.geometry import AnyArray, Int64Array
-from florence_edge.options import SearchConfig, SearchOptions
-from support.engines import BACKENDS, SIZE, Engines, random_pixels, random_prompts, tiny_engines
+from florence_edge.options import FormedOptions, SearchConfig, SearchOptions
+from florence_edge.prompts import TaskInput
+from florence_edge.tasks import find
+from support.engines import BACKENDS, SIZE, Engines, kernel_engines, random_pixels, random_prompts
+from support.fake_engines import kernel_library, open_fake, write_engines
+from support.fake_gpu import FakeGpu
+from support.kernels import BuildUnavailableError
 
+NAMES = (*BACKENDS, "tensorrt")
+"""The last runs over doubles of a GPU and of TensorRT: engines in ONNX Runtime, kernels as CPU twins."""
+
+Opener = Callable[[str], StreamingBackend]
 SHORT = SearchOptions(max_new_tokens=12)
 LENGTHS = (3, 17, 6, 11)
 
 
 @pytest.fixture(scope="module")
 def engines() -> Engines:
-    return tiny_engines()
+    """A model that the kernels take."""
+    return kernel_engines()
 
 
-@pytest.fixture(scope="module", params=list(BACKENDS))
-def backend(request: pytest.FixtureRequest, engines: Engines) -> Iterator[StreamingBackend]:
-    opened = BACKENDS[request.param](engines.bundle)
+@pytest.fixture(scope="module")
+def opener(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Opener:
+    """Opens the model in a backend."""
+    lowered = None
+
+    def opened(name: str) -> StreamingBackend:
+        nonlocal lowered
+        if name in BACKENDS:
+            return BACKENDS[name](engines.bundle)
+        try:
+            gpu = FakeGpu(kernel_library())
+        except BuildUnavailableError as reason:
+            pytest.skip(str(reason))
+        lowered = lowered or write_engines(engines.bundle, tmp_path_factory.mktemp("engines"))
+        return open_fake(lowered, gpu)
+
+    return opened
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def backend(request: pytest.FixtureRequest, opener: Opener) -> Iterator[StreamingBackend]:
+    opened = opener(request.param)
     yield opened
     opened.close()
 
@@ -109,11 +139,11 @@ def test_options_change_one_call_and_the_rest_is_the_bundles(backend: StreamingB
     assert (len(forced.ids), forced.finish, forced.ids[-1]) == (9, "length", 2)
 
 
-def test_long_answers_outgrow_the_first_cache(backend: StreamingBackend, engines: Engines) -> None:
+def test_long_answers_outgrow_the_first_cache(backend: StreamingBackend, opener: Opener, engines: Engines) -> None:
     """150 tokens make a cache of 64 positions grow twice; greedy and beams must come through unharmed."""
     features = backend.encode_image(random_pixels(0, 1))
     (asked,) = prompts(engines, (5,))
-    reference = BACKENDS["torch"](engines.bundle)
+    reference = opener("torch")
     for beams in (1, 3):
         options = SearchOptions(beams=beams, max_new_tokens=150, min_new_tokens=150)
         (answer,) = backend.generate(features, [asked], options)
@@ -130,6 +160,37 @@ def test_a_stream_tells_the_answer(backend: StreamingBackend, engines: Engines, 
     told, answer = drain(backend.stream(features, asked, options))
     assert same(answer, whole)
     assert np.concatenate(told).tolist() == whole.ids.tolist()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(
+    ("task", "given"),
+    [
+        ("<CAPTION>", None),
+        ("<OD>", None),
+        ("<OCR_WITH_REGION>", None),
+        ("<REFERRING_EXPRESSION_SEGMENTATION>", "a cube"),
+        ("<OPEN_VOCABULARY_DETECTION>", ["cup", "red cube"]),
+    ],
+)
+def test_a_constrained_answer_is_that_of_the_search_on_the_host(
+    backend: StreamingBackend, opener: Opener, engines: Engines, task: str, given: TaskInput, beams: int
+) -> None:
+    """The model is random, so nothing it says is well formed by itself; two images, one of them asked in a stream."""
+    options = SearchOptions(constrained=True, beams=beams, max_new_tokens=24, min_new_tokens=5, no_repeat_ngram=2)
+    codec, pixels = Codec.open(engines.bundle), random_pixels(3, 2)
+    question = codec.question(find(task), given, SIZE, options)
+    assert isinstance(question.options, FormedOptions)
+    asked = [question.ids] * 2
+    with closing(opener("onnx")) as reference:
+        expected = reference.generate(reference.encode_image(pixels), asked, question.options)
+    features = backend.encode_image(pixels)
+    for answer, wanted in zip(backend.generate(features, asked, question.options), expected, strict=True):
+        assert same(answer, wanted)
+        assert codec.result(question, answer, {}).dropped == 0
+    told, streamed = drain(backend.stream(backend.encode_image(pixels[1:]), question.ids, question.options))
+    assert same(streamed, expected[1])
+    assert np.concatenate(told).tolist() == streamed.ids.tolist()
 
 
 def test_an_abandoned_stream_leaves_the_backend_usable(backend: StreamingBackend, engines: Engines) -> None:
@@ -202,9 +263,9 @@ def test_rows_must_name_images_that_exist(backend: StreamingBackend, engines: En
         backend.generate(features, prompts(engines, (3, 3)), SHORT, rows)
 
 
-@pytest.mark.parametrize("name", list(BACKENDS))
-def test_a_closed_backend_says_so(engines: Engines, name: str) -> None:
-    backend = BACKENDS[name](engines.bundle)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_closed_backend_says_so(opener: Opener, engines: Engines, name: str) -> None:
+    backend = opener(name)
     features = backend.encode_image(random_pixels(0, 1))
     backend.close()
     backend.close()
@@ -214,8 +275,8 @@ def test_a_closed_backend_says_so(engines: Engines, name: str) -> None:
         backend.generate(features, prompts(engines, (3,)), SHORT)
 
 
-def test_features_belong_to_their_backend(engines: Engines) -> None:
-    opened = {name: build(engines.bundle) for name, build in BACKENDS.items()}
+def test_features_belong_to_their_backend(opener: Opener, engines: Engines) -> None:
+    opened = {name: opener(name) for name in NAMES}
     foreign = {name: backend.encode_image(random_pixels(0, 1)) for name, backend in opened.items()}
     for name, backend in opened.items():
         for other, features in foreign.items():

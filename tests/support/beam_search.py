@@ -51,10 +51,13 @@ class Found:
 class Search:
     """One search on one implementation of the kernels."""
 
-    def __init__(self, kernels: Kernels, options: Options, *, batch: int = 1, dtype: str = "fp32") -> None:
+    def __init__(
+        self, kernels: Kernels, options: Options, *, batch: int = 1, dtype: str = "fp32", capacity: int | None = None
+    ) -> None:
         self.kernels, self.options, self.batch = kernels, options, batch
         self.kind = DTYPES[dtype][1]
-        self.dims = dims("beam", batch=batch, dtype=DTYPES[dtype][0], **vars(options))
+        self.capacity = capacity or options.max_length
+        self.dims = dims("beam", batch=batch, dtype=DTYPES[dtype][0], capacity=self.capacity, **vars(options))
         # Whatever begin does not set must not matter.
         self.block = np.full(kernels.bytes_for("florence_beam_state_size", self.dims), 0xAB, np.uint8)
         self.base = kernels.memory.upload(self.block)
@@ -64,13 +67,16 @@ class Search:
         self.progress_at = kernels.memory.upload(self.progress)
         kernels.checked("florence_beam_begin", self.dims, self.state, self.progress_at, None)
 
-    def step(self, logits: Array) -> None:
-        """logits [batch * beams, vocab]."""
+    def step(self, logits: Array, allowed: Array | None = None) -> None:
+        """logits [batch * beams, vocab]; allowed bool of that shape: the tokens that may follow."""
         memory, workspace = self.kernels.memory, self.kernels.workspace("florence_beam_step", self.dims)
         given = np.ascontiguousarray(logits.astype(self.kind))
         assert workspace is not None
         addresses = [memory.upload(given), memory.upload(workspace)]
-        arguments = (self.dims, self.state, addresses[0], self.progress_at, addresses[1], None)
+        if allowed is not None:
+            addresses.append(memory.upload(np.packbits(allowed, axis=1, bitorder="little")))
+        bits = addresses[2] if allowed is not None else None
+        arguments = (self.dims, self.state, addresses[0], bits, self.progress_at, addresses[1], None)
         self.kernels.checked("florence_beam_step", *arguments)
         memory.synchronize()
         memory.download(addresses[1], workspace)
@@ -79,13 +85,13 @@ class Search:
 
     def get(self, name: str) -> Array:
         """A copy of one array of the state, in its shape."""
-        memory, length = self.kernels.memory, self.options.max_length
+        memory = self.kernels.memory
         memory.download(self.base, self.block)
         per_image = {"can_improve", "image_done"}
         per_token = {"indirection", "running_tokens", "running_logprobs", "finished_tokens", "finished_logprobs"}
         shape: tuple[int, ...] = (self.batch, self.options.beams)
         if name in per_token:
-            shape = (*shape, length)
+            shape = (*shape, self.capacity)
         elif name in per_image:
             shape = (self.batch,)
         elif name == "position":
@@ -114,17 +120,18 @@ class Search:
                 logits[image] = [functions[image](tokens) for tokens in beams]
         return logits.reshape(-1, self.options.vocab)
 
-    def run(self, functions: Sequence[Logits]) -> list[Found]:
-        """Searches to the end with one logits function per image."""
+    def run(self, functions: Sequence[Logits], allowed: Sequence[Logits] | None = None) -> list[Found]:
+        """Searches to the end with one logits function per image; those of `allowed` are 1 for tokens that may follow,
+        else 0."""
         for _ in range(self.options.max_length):
             if self.images_left() == 0:
                 break
-            self.step(self.logits(functions))
+            self.step(self.logits(functions), None if allowed is None else self.logits(allowed) > 0)
         assert self.images_left() == 0
         return [self.best(image) for image in range(self.batch)]
 
 
-def log_probabilities(options: Options, tokens: Sequence[int], logits: Array) -> Array:
+def log_probabilities(options: Options, tokens: Sequence[int], logits: Array, allowed: Array | None) -> Array:
     """Log-softmax and the logits processors of transformers, float64."""
     shifted = logits.astype(np.float64) - logits.max()
     scores = shifted - np.log(np.exp(shifted).sum())
@@ -134,6 +141,8 @@ def log_probabilities(options: Options, tokens: Sequence[int], logits: Array) ->
             scores[tokens[start + size - 1]] = -np.inf
     if length - 1 < options.min_new_tokens:
         scores[options.eos_token] = -np.inf
+    if allowed is not None:
+        scores[allowed == 0] = -np.inf
     forced = options.forced_bos_token if length == 1 else -1
     if length == options.max_length - 1 and options.forced_eos_token >= 0:
         forced = options.forced_eos_token
@@ -142,7 +151,7 @@ def log_probabilities(options: Options, tokens: Sequence[int], logits: Array) ->
     return np.asarray(scores)
 
 
-def reference(options: Options, logits: Logits) -> Found:
+def reference(options: Options, logits: Logits, allowed: Logits | None = None) -> Found:
     """The search of transformers >= 4.50 for one image, in float64."""
     k, never = options.beams, options.early_stopping == 2 and options.length_penalty > 0
     running = [Found([options.start_token], 0.0 if beam == 0 else EMPTY) for beam in range(k)]
@@ -151,7 +160,8 @@ def reference(options: Options, logits: Logits) -> Found:
         new_length = len(running[0].tokens) + 1
         candidates = []
         for beam in running:
-            scores = log_probabilities(options, beam.tokens, logits(beam.tokens))
+            may = None if allowed is None else allowed(beam.tokens)
+            scores = log_probabilities(options, beam.tokens, logits(beam.tokens), may)
             top = np.argsort(-scores, kind="stable")[: 2 * k]
             candidates += [
                 Found([*beam.tokens, int(t)], beam.score + scores[t], [*beam.logprobs, float(scores[t])]) for t in top

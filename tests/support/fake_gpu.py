@@ -38,6 +38,7 @@ class FakeGpu:
         self.log: dict[str, int] = {}
         self.streams: dict[int, FakeStream] = {}
         self.graphs: dict[int, list[Work]] = {}
+        self.graph_keys = itertools.count(1)
         self.blocks: dict[int, UInt8Array] = {}
         self.most = 0
         self.recording = threading.local()
@@ -45,6 +46,8 @@ class FakeGpu:
         self._lock = threading.Lock()
         self.fail_next: Exception | None = None
         """Raised by the next work that a stream runs, as a fault on the device is: by the next call that waits."""
+        self.refused: str | None = None
+        """What cannot be done while recording: a function of the kernels, or `execute`, running an engine."""
 
     def count(self, name: str) -> None:
         with self._lock:
@@ -127,6 +130,7 @@ class FakeStream:
             except Exception as fault:
                 self.fault = fault
             finally:
+                del work  # and with it the memory that it knows
                 self._work.task_done()
 
     def add(self, work: Work) -> None:
@@ -245,11 +249,15 @@ class FakeKernels:
     """`KernelLibrary` as a CUDA build: launchers put their twins on the stream, graphs are lists of work."""
 
     def __init__(self, gpu: FakeGpu) -> None:
-        self._gpu, self._keys = gpu, itertools.count(1)
+        self._gpu = gpu
 
     def call(self, name: str, *arguments: Any) -> None:
         assert len(arguments) == len(SIGNATURES[name].arguments), f"{name}: wrong number of arguments"
         self._gpu.count(name)
+        if name == self._gpu.refused:
+            if name == "florence_graph_end":
+                self._graph_abort(arguments[0])  # a recording that broke is over
+            raise BackendError(f"{name} returned 1900: operation not permitted when stream is capturing")
         special = getattr(self, f"_{name.removeprefix('florence_')}", None)
         if special is not None:
             special(*arguments)
@@ -276,7 +284,7 @@ class FakeKernels:
     def _graph_end(self, handle: int, graph: ctypes.c_void_p, nodes: ctypes.c_uint64) -> None:
         stream = self._gpu.stream(handle)
         assert stream.recorded is not None
-        key = next(self._keys)
+        key = next(self._gpu.graph_keys)
         self._gpu.graphs[key] = stream.recorded
         graph.value, nodes.value = key, len(stream.recorded)
         stream.recorded, self._gpu.recording.stream = None, None

@@ -176,6 +176,8 @@ class FakeContext:
         stream: FakeStream = self._gpu.stream(stream_handle)
         if stream.recorded is not None and not self._warm:
             raise DriverError("a context sets itself up at its first run, which cannot be captured")
+        if stream.recorded is not None and self._gpu.refused == "execute":
+            return False
         self._warm = True
         self._gpu.count("execute")
         addresses, shapes = dict(self._addresses), dict(self._shapes)

@@ -11,9 +11,10 @@ import argparse
 import json
 import os
 import platform
-import resource
+import re
 import tempfile
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,7 +49,7 @@ class Panning:
     tag: str = "cam"
     live: bool = True
     identity: str = "panning"
-    late_ms: list[float] = field(default_factory=list)
+    late_ms: array[float] = field(default_factory=lambda: array("d"))
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         begun = time.monotonic()
@@ -68,12 +69,12 @@ class Panning:
 
 @dataclass
 class Log:
-    """What was seen of the events; a few numbers each, so that the log itself does not grow noticeably."""
+    """What was seen of the events; eight bytes per number, so that the log itself does not grow noticeably."""
 
-    age_ms: list[float] = field(default_factory=list)
-    model_ms: list[float] = field(default_factory=list)
-    resize_ms: list[float] = field(default_factory=list)
-    resident: list[int] = field(default_factory=list)
+    age_ms: array[float] = field(default_factory=lambda: array("d"))
+    model_ms: array[float] = field(default_factory=lambda: array("d"))
+    resize_ms: array[float] = field(default_factory=lambda: array("d"))
+    resident: array[int] = field(default_factory=lambda: array("q"))
 
     def add(self, event: Event) -> None:
         spent = event.timings_ms["vision"] + sum(result.timings_ms["search"] for result in event.results.values())
@@ -84,9 +85,10 @@ class Log:
 
 
 def resident_bytes() -> int:
-    """What this process holds in memory now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+    """What this process holds in memory of its own; pages of mapped files, the weights among them, are not counted."""
+    found = re.search(r"^RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def memory(resident: Sequence[int]) -> dict[str, float | None]:
@@ -129,9 +131,10 @@ def soak(frames: int, *, sink: Path, threads: int | None = 1) -> dict[str, Any]:
         "cores_used": round((time.process_time() - spent) / (time.monotonic() - begun), 2),
         "counts": counts,
         "lines_written": sum(1 for _ in sink.open("rb")),
-        "resident_mib": memory(log.resident),
+        "anonymous_mib": memory(log.resident),
         "age_ms": _percentiles(log.age_ms),
         "model_ms": _percentiles(log.model_ms),
+        "model_hz": round(1e3 / float(np.median(log.model_ms)), 1),
         "resize_ms": _percentiles(log.resize_ms),
         "system_woke_late_ms": _percentiles(source.late_ms),
         "waited_ms": _percentiles(waited),

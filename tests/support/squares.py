@@ -10,6 +10,7 @@ import torch
 
 from florence_edge.preprocess import ImageSpec
 from florence_edge.vocabulary import Vocabulary
+from florence_train.auxiliary import DenseClasses
 from florence_train.batch import Sample, Turn
 from florence_train.loop.devices import Devices
 from florence_train.loop.validation import Validation
@@ -57,7 +58,7 @@ class Squares:
     """Pictures of one bright square and the question where it is; every third picture has no such question."""
 
     vocabulary = VOCABULARY
-    attribute_classes: tuple[int, ...] = (1,)
+    dense_classes = DenseClasses((1,), 1)
 
     def __init__(self, images: int = IMAGES) -> None:
         self.images = images
@@ -75,8 +76,13 @@ class Squares:
         under = (abs(centres[:, None] - y - 4) < 4) & (abs(centres[None] - x - 4) < 4)
         where = np.concatenate([[0, 5], VOCABULARY.first_location + bins, [2]])
         turns = (Turn(np.array([0, 6, 7, 2]), np.array([0, 8, 2])), Turn(np.array([0, 4, 2]), where))
-        dense = np.where(under.reshape(-1, 1), bins, -1)
-        return Sample(pixels, turns[: 1 if index % 3 == 2 else 2], under.reshape(-1, 1).astype(np.int64), dense)
+        truth = under.reshape(-1, 1).astype(np.int64), np.where(under.reshape(-1, 1), bins, -1)
+        finer = CONFIG.vision.grids(32, 32)[-2][0] // 4
+        return Sample(
+            pixels,
+            turns[: 1 if index % 3 == 2 else 2],
+            dense=(*truth, under.repeat(finer, 0).repeat(finer, 1).ravel().astype(np.int64)),
+        )
 
 
 def make_recipe(steps: int, *, compute: ComputeRecipe | None = None, **optimizer: float) -> Recipe:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from florence_edge.backends.tensorrt.device import Device, Memory
-from florence_edge.backends.tensorrt.engines import Part, tensor_bytes
+from florence_edge.backends.tensorrt.engines import Part, shape_of, tensor_bytes
 from florence_edge.backends.tensorrt.stages import BoundEngine
 from florence_edge.errors import BackendError, missing
 from florence_edge.geometry import AnyArray
@@ -25,30 +25,33 @@ class EngineRunner:
 
     def run(self, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, AnyArray]:
         """Outputs by name, for inputs whose letters have these sizes."""
-        driver, graph = self._device.driver, self._part.graph
         with self._device.active():
-            memory, stream = Memory(self._device), self._device.stream()
+            memory = Memory(self._device)
             try:
-                addresses = {
-                    tensor.name: memory.take(tensor_bytes(tensor, sizes)) for tensor in (*graph.inputs, *graph.outputs)
-                }
-                scratch = self._part.scratch
-                room = (memory.take(scratch), scratch)
-                bound = BoundEngine(self._part, sizes, addresses, scratch=room, stream=stream)
-                for tensor in graph.inputs:
-                    given = np.ascontiguousarray(inputs[tensor.name], np.dtype(tensor.dtype))
-                    driver.memcpy_htod_async(addresses[tensor.name], given, stream)
-                    stream.synchronize()  # pageable memory must outlive its copy
-                bound.enqueue()
-                found: dict[str, AnyArray] = {}
-                for tensor in graph.outputs:
-                    shape = [sizes[size] if isinstance(size, str) else size for size in tensor.shape]
-                    found[tensor.name] = np.empty(shape, np.dtype(tensor.dtype))
-                    driver.memcpy_dtoh_async(found[tensor.name], addresses[tensor.name], stream)
-                stream.synchronize()
-                return found
+                return self._run(inputs, sizes, memory)
             finally:
                 memory.free()
+
+    def _run(self, inputs: Arrays, sizes: Mapping[str, int], memory: Memory) -> dict[str, AnyArray]:
+        """The same. Stream and context end with this call, while the device is active."""
+        driver, graph, stream = self._device.driver, self._part.graph, self._device.stream()
+        addresses = {
+            tensor.name: memory.take(tensor_bytes(tensor, sizes)) for tensor in (*graph.inputs, *graph.outputs)
+        }
+        scratch = self._part.scratch
+        room = (memory.take(scratch), scratch)
+        bound = BoundEngine(self._part, sizes, addresses, scratch=room, stream=stream)
+        for tensor in graph.inputs:
+            given = np.ascontiguousarray(inputs[tensor.name], np.dtype(tensor.dtype))
+            driver.memcpy_htod_async(addresses[tensor.name], given, stream)
+            stream.synchronize()  # pageable memory must outlive its copy
+        bound.enqueue()
+        found: dict[str, AnyArray] = {}
+        for tensor in graph.outputs:
+            found[tensor.name] = np.empty(shape_of(tensor, sizes), np.dtype(tensor.dtype))
+            driver.memcpy_dtoh_async(found[tensor.name], addresses[tensor.name], stream)
+        stream.synchronize()
+        return found
 
 
 class GraphRunner:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
-from florence_edge._beams import NEVER, finish
+from florence_edge._beams import NEVER, ban, finish
+from florence_edge._guide import Guide
 from florence_edge.errors import BackendError
-from florence_edge.geometry import AnyArray, Int64Array, UInt8Array
+from florence_edge.geometry import AnyArray, Float32Array, Int64Array, UInt8Array
 from florence_edge.options import SearchConfig
 
 from . import Hypothesis
@@ -33,13 +34,17 @@ class Binder(Protocol):
         ...
 
 
-def beam_dims(config: SearchConfig, *, batch: int, vocabulary: int) -> ctypes.Structure:
-    """A search as the kernels take it, over float32 logits. One beam: greedy search, over with its first answer."""
+def beam_dims(config: SearchConfig, *, batch: int, vocabulary: int, capacity: int) -> ctypes.Structure:
+    """A search as the kernels take it, over float32 logits, in memory for `capacity` tokens a sequence.
+
+    One beam: greedy search, over with its first answer.
+    """
     return BeamDims(
         batch=batch,
         beams=config.beams,
         vocab=vocabulary,
         max_length=config.max_new_tokens + 1,
+        capacity=capacity,
         dtype=DTYPES["float32"],
         start_token=config.decoder_start,
         eos_token=config.eos,
@@ -52,6 +57,17 @@ def beam_dims(config: SearchConfig, *, batch: int, vocabulary: int) -> ctypes.St
     )
 
 
+def allowed_bits(history: Int64Array, config: SearchConfig, guide: Guide | None, scratch: Float32Array) -> UInt8Array:
+    """The tokens that may follow each of K histories [K, C], as `florence_beam_step` takes them: [K, ceil(V / 8)].
+
+    All rules of `config` are in them, so the step must not apply its own: n-gram ban and least length yield where they
+    and the form leave nothing. `scratch` [K, V] is overwritten.
+    """
+    scratch.fill(0)
+    ban(scratch, history, config, guide)
+    return np.packbits(scratch == 0, axis=1, bitorder="little")
+
+
 class SearchResult:
     """A host copy of a state block [bytes] uint8, whose views follow when the copy is renewed."""
 
@@ -59,7 +75,7 @@ class SearchResult:
         self._config = config
         pointers = BeamState()
         binder.call("florence_beam_state_bind", dims, block.ctypes.data, pointers)
-        beams, tokens = (dims.batch, dims.beams), (dims.batch, dims.beams, dims.max_length)
+        beams, tokens = (dims.batch, dims.beams), (dims.batch, dims.beams, dims.capacity)
 
         def view(name: str, shape: tuple[int, ...], dtype: type) -> AnyArray:
             start = getattr(pointers, name) - block.ctypes.data
@@ -73,6 +89,7 @@ class SearchResult:
         self._scores = view("finished_scores", beams, np.float32)
         self._lengths = view("finished_lengths", beams, np.int32)
         self._flags = view("finished_flags", beams, np.int32)
+        self._done = view("image_done", beams[:1], np.int32)
 
     def hypothesis(self, image: int) -> Hypothesis:
         """The best hypothesis of one prompt; `BackendError` where there is none."""
@@ -84,6 +101,14 @@ class SearchResult:
             )
         ids = self._tokens[image, 0, 1:end].astype(np.int64)
         return Hypothesis(ids, score, self._logprobs[image, 0, 1:end].copy(), finish(ids, self._config))
+
+    def running(self, length: int) -> Iterator[Int64Array | None]:
+        """The running sequences [K, C] of every image, the start token among them; None for one that is done.
+
+        C is `length`, the tokens that sequences hold.
+        """
+        for tokens, done in zip(self._running, self._done, strict=True):
+            yield None if done else tokens[:, :length].astype(np.int64)
 
     def certain(self, image: int, length: int) -> Int64Array:
         """The tokens [n] that the answer is sure to begin with, while sequences hold `length` tokens.

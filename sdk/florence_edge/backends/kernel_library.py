@@ -17,7 +17,7 @@ from typing import Any
 
 from florence_edge.errors import BackendError, DependencyError, listing
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """FLORENCE_ABI_VERSION of the header that the tables below were written from."""
 
 LIBRARY = "libflorence_kernels.so"
@@ -63,8 +63,8 @@ CrossDims = _struct(
 )
 BeamDims = _struct(
     "florence_beam_dims",
-    **_same(c_int32, "batch beams vocab max_length dtype start_token eos_token forced_bos_token forced_eos_token"),
-    **_same(c_int32, "no_repeat_ngram min_new_tokens early_stopping"),
+    **_same(c_int32, "batch beams vocab max_length capacity dtype start_token eos_token forced_bos_token"),
+    **_same(c_int32, "forced_eos_token no_repeat_ngram min_new_tokens early_stopping"),
     length_penalty=c_float,
 )
 BeamState = _struct(
@@ -97,7 +97,7 @@ def _operations() -> Iterator[tuple[str, Signature]]:
         yield from _operation(name, (POINTER(dims), *[c_void_p] * pointers), workspace)
     state = (POINTER(BeamDims), POINTER(BeamState))
     yield from _operation("beam_begin", (*state, c_void_p), False)
-    yield from _operation("beam_step", (*state, c_void_p, c_void_p), True)
+    yield from _operation("beam_step", (*state, *[c_void_p] * 3), True)
 
 
 def _operation(name: str, arguments: tuple[Any, ...], workspace: bool) -> Iterator[tuple[str, Signature]]:

@@ -20,6 +20,9 @@ from . import Backend
 GROUP = "florence_edge.backends"
 BUILT_IN: Mapping[str, str] = {"onnx": "florence_edge.backends.onnx", "tensorrt": "florence_edge.backends.tensorrt"}
 
+MOST_THREADS = 1024
+"""More than any edge machine has cores: a larger number is a slip, and would keep the system busy for minutes."""
+
 
 class BackendModule(Protocol):
     """What a module must offer to be found by name."""
@@ -52,8 +55,10 @@ def open_backend(
     Raises `InputError` for an unknown name, `DependencyError` where the backend's library is missing, `BackendError`
     where it cannot run the bundle.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"threads is {threads}; it must be 1 or more, or None for the backend's own choice")
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
+        raise InputError(f"threads is {threads!r}; it must lie in 1..{MOST_THREADS}, or be None (the backend chooses)")
+    if isinstance(providers, str):
+        raise InputError(f"providers is {providers!r}; it must be a list of names, such as [{providers!r}]")
     return _load(name).open_backend(bundle, threads=threads, providers=providers)
 
 

@@ -65,8 +65,9 @@ def _beam_step(logits: Tensor, state: SearchState) -> None:
 
 def _numbers(plan: SearchPlan) -> tuple[list[int], float]:
     """A plan as the beam operators take it: the integers of florence_beam_dims in order, and the length penalty."""
-    config = plan.config
-    integers = [plan.batch, plan.beams, plan.vocab, plan.max_length, config.decoder_start, config.eos]
+    config, length = plan.config, plan.max_length
+    # Every search has a state and caches of its own, with room for its longest sequence and no more.
+    integers = [plan.batch, plan.beams, plan.vocab, length, length, config.decoder_start, config.eos]
     integers += [plan.forced_bos, plan.forced_eos, config.no_repeat_ngram, config.min_new_tokens, plan.early_stopping]
     return integers, config.length_penalty
 

@@ -178,18 +178,18 @@ def _beam_step(
     batch, beams, vocab = search[:3]
     _check(progress.device, logits=(logits, (batch * beams, vocab), logits.dtype))
     dims = _beam_dims(search, _dtype(logits), length_penalty)
-    _run("beam_step", dims, progress.device, _beam_state(state, progress, search), logits, progress)
+    _run("beam_step", dims, progress.device, _beam_state(state, progress, search), logits, None, progress)
 
 
 def _beam_state(state: Sequence[Tensor], progress: Tensor, search: Sequence[int]) -> ctypes.Structure:
-    batch, beams, _, length = search[:4]
-    tokens = (batch, beams, length)
+    batch, beams, _, _, capacity = search[:5]
+    tokens = (batch, beams, capacity)
     _check(progress.device, progress=(progress, (2,), torch.int32), indirection=(state[3], tokens, torch.uint8))
     return BeamState(*(array.data_ptr() for array in state))
 
 
 def _beam_dims(search: Sequence[int], dtype: int, length_penalty: float) -> ctypes.Structure:
-    return BeamDims(*search[:4], dtype, *search[4:], length_penalty)
+    return BeamDims(*search[:5], dtype, *search[5:], length_penalty)
 
 
 def _third(qkv: Tensor) -> Tensor:

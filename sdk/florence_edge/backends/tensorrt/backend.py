@@ -14,13 +14,13 @@ from florence_edge.backends.request import Bounds, Request, check_pixels, make_r
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, InputError
 from florence_edge.geometry import Float32Array, Int64Array
-from florence_edge.options import FormedConfig, SearchConfig, SearchOptions
+from florence_edge.options import SearchConfig, SearchOptions
 
-from .decoding import Search
 from .device import Device, Memory
-from .engines import chunks, fitting, open_engines, tensor_bytes
+from .engines import Engines, chunks, fitting, open_engines, tensor_bytes
 from .lanes import Lanes, OpenLane
 from .plugins import PluginLibrary, find_plugins
+from .searching import Search
 from .stages import Lane
 from .surface import Platform
 
@@ -57,9 +57,9 @@ class TensorRTBackend:
     ) -> None:
         self._device = Device(platform.driver, device)
         with self._device.active():
-            self._engines = engines = open_engines(bundle, platform, self._device, plugins)
+            self._opened: Engines | None = open_engines(bundle, platform, self._device, plugins)
             self._memory = Memory(self._device)
-        self._lanes = Lanes(lambda: Lane(engines, self._device, platform.kernels))
+        self._lanes = Lanes(lambda: Lane(self._engines, self._device, platform.kernels))
         self._spare: defaultdict[int, deque[int]] = defaultdict(deque)
         manifest = bundle.manifest
         self._pixels = manifest.graphs.vision.inputs[0].shape
@@ -104,7 +104,6 @@ class TensorRTBackend:
                 rows = slice(len(answers), len(answers) + count)
                 search = self._begin(lane, request, source, rows, batch)
                 search.run()
-                search.fetch()
                 answers += [search.result.hypothesis(index) for index in range(count)]
         return answers
 
@@ -142,6 +141,15 @@ class TensorRTBackend:
         with self._device.active():
             if self._lanes.close():
                 self._memory.free()
+                self._opened = None
+
+    @property
+    def _engines(self) -> Engines:
+        """The engines; `BackendError` after `close`, with which their weights leave the device."""
+        if self._opened is None:
+            self._lanes.check_open()
+        assert self._opened is not None
+        return self._opened
 
     def _block(self, count: int) -> int:
         """Device memory for the features of `count` images: a block that is free again, or a new one."""
@@ -165,12 +173,7 @@ class TensorRTBackend:
         return request, [features.addresses[row] for row in request.image_of]
 
     def _check_search(self, config: SearchConfig) -> None:
-        """Raises `InputError` for a search that the device or these engines cannot do."""
-        if isinstance(config, FormedConfig):
-            raise InputError(
-                "constrained answers are searched for on the host, the tensorrt backend searches on the device: leave "
-                "constrained out, or use the onnx backend"
-            )
+        """Raises `InputError` for a search that these engines cannot do."""
         decoder = self._engines.decoder
         if config.beams not in decoder.choices("K"):
             built = ", ".join(map(str, decoder.choices("K")))
@@ -186,9 +189,7 @@ class TensorRTBackend:
         encoder = self._engines.encoder
         prompt = fitting(encoder.choices("P"), int(lengths.max()), "prompt tokens", encoder.command)
         lane.lane.encoder(batch, prompt).enqueue(source[rows], request.prompt_ids[rows], lengths)
-        search = lane.decoder(batch, request.config.beams, prompt).search(request.config)
-        search.begin()
-        return search
+        return lane.decoder(batch, request.config.beams, prompt).begin(request.config)
 
     @contextmanager
     def _reading(self) -> Iterator[OpenLane]:

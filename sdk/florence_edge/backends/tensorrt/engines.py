@@ -123,6 +123,7 @@ def open_part(path: Path, graph: Graph, sidecar: Sidecar, platform: Platform) ->
     `EngineError` carries what TensorRT said, since it raises nothing itself.
     """
     log = logger(platform.tensorrt)
+    log.lines.clear()
     engine = platform.tensorrt.Runtime(log).deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise EngineError(listing(f"TensorRT cannot open {path}; build it again: {sidecar.command}", log.lines))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from functools import cache
+from collections import deque
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from .surface import Driver, Platform, TensorRT
 OLDEST = (10, 3)
 """JetPack 6.1's TensorRT: the first with everything that the plugins need."""
 
+_LINES = 40
 _SYSTEM_PACKAGES = "usr/lib/python3*/dist-packages/tensorrt"
 
 
@@ -62,13 +64,17 @@ def _cure(root: Path = Path("/")) -> str:
     return "on a Jetson run: sudo apt install python3-libnvinfer; elsewhere: pip install tensorrt"
 
 
+@lru_cache(maxsize=1)
 def logger(tensorrt: Any) -> Any:
-    """A `tensorrt.ILogger` whose attribute `lines` keeps what was said at levels warning and worse."""
+    """The process's `tensorrt.ILogger`, whose attribute `lines` holds the last that was said at warning and worse.
+
+    One for all, and for good: TensorRT goes on using the first that it is given, also when its giver is gone.
+    """
 
     class Logger(tensorrt.ILogger):  # type: ignore[misc]  # the module ships no types
         def __init__(self) -> None:
             tensorrt.ILogger.__init__(self)
-            self.lines: list[str] = []
+            self.lines: deque[str] = deque(maxlen=_LINES)
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in (

@@ -15,6 +15,7 @@ from florence_edge.geometry import Float32Array, Int32Array, Int64Array
 
 from .device import Device, Memory
 from .engines import Engines, Part, shape_of, tensor_bytes
+from .recording import Recording
 from .surface import CudaStream, Kernels
 
 Scratch = tuple[int, int]
@@ -58,9 +59,16 @@ class Lane:
         """An engine at fixed sizes on this lane's stream, in its working memory."""
         return BoundEngine(part, sizes, addresses, scratch=self._scratch, stream=self.stream)
 
+    def recording(self, what: str) -> Recording:
+        """For work on this lane's stream that is done again and again."""
+        return Recording(what, device=self.device, kernels=self.kernels, stream=self.stream)
+
     def close(self) -> None:
         """Waits for what runs and frees the memory."""
         self.stream.synchronize()
+        stages: list[VisionStage | EncoderStage] = [*self._vision.values(), *self._encoders.values()]
+        for stage in stages:
+            stage.recording.close()
         self._vision.clear()
         self._encoders.clear()
         self.memory.free()
@@ -79,9 +87,16 @@ class BoundEngine:
         stream: CudaStream,
     ) -> None:
         self._handle, self._file = stream.handle, part.graph.file
-        self._context = context = part.context()
-        context.set_device_memory(*scratch)
-        profile = part.profile(**sizes)
+        self._context = part.context()
+        self._context.set_device_memory(*scratch)
+        try:
+            self._bind(part, sizes, addresses)
+        except RuntimeError as error:  # the bindings' own, where others of their calls return False
+            raise self._refusal(str(error)) from error
+
+    def _bind(self, part: Part, sizes: Mapping[str, int], addresses: Mapping[str, int]) -> None:
+        """Fixes profile, shapes and addresses."""
+        context, profile = self._context, part.profile(**sizes)
         self._require(context.set_optimization_profile_async(profile, self._handle), f"profile {profile}")
         for tensor in part.graph.inputs:
             shape = shape_of(tensor, sizes)
@@ -97,7 +112,10 @@ class BoundEngine:
 
     def _require(self, done: bool, what: str) -> None:
         if not done:
-            raise BackendError(f"TensorRT refused {what} for {self._file}; verify the bundle: florence-edge verify")
+            raise self._refusal(what)
+
+    def _refusal(self, what: str) -> BackendError:
+        return BackendError(f"TensorRT refused {what} for {self._file}; verify the bundle: florence-edge verify")
 
 
 class VisionStage:
@@ -111,7 +129,7 @@ class VisionStage:
         self._features = lane.memory.pinned(shape_of(features, sizes), np.float32)
         self._addresses = {tensor.name: lane.memory.take(tensor_bytes(tensor, sizes)) for tensor in (pixels, features)}
         self._from, self._to = self._addresses[pixels.name], self._addresses[features.name]
-        self._engine = lane.bind(part, sizes, self._addresses)
+        self._engine, self.recording = lane.bind(part, sizes, self._addresses), lane.recording(part.graph.file)
 
     def run(self, pixels: Float32Array, device: int) -> Float32Array:
         """Features [n, N, D] of pixels [n, 3, H, W], n at most the batch: a host copy, and one at the address `device`.
@@ -121,7 +139,7 @@ class VisionStage:
         driver, stream, count = self._lane.device.driver, self._lane.stream, len(pixels)
         self._pixels[:count], self._pixels[count:] = pixels, pixels[-1]
         driver.memcpy_htod_async(self._from, self._pixels, stream)
-        self._engine.enqueue()
+        self.recording.run(self._engine.enqueue)
         driver.memcpy_dtod_async(device, self._to, self._features[:count].nbytes, stream)
         driver.memcpy_dtoh_async(self._features, self._to, stream)
         stream.synchronize()
@@ -143,7 +161,7 @@ class EncoderStage:
         cross = lane.cross(batch)
         own = {name: lane.memory.take(tensor_bytes(tensors[name], sizes)) for name in ("features", "prompt_ids")}
         self._addresses = {**cross, **own}
-        self._engine = lane.bind(part, sizes, self._addresses)
+        self._engine, self.recording = lane.bind(part, sizes, self._addresses), lane.recording(part.graph.file)
 
     def enqueue(self, features: Sequence[int], prompt_ids: Int64Array, lengths: Int32Array) -> None:
         """Fills the lane's caches for this batch; pinned memory must be idle, as it is after every answer.
@@ -161,7 +179,7 @@ class EncoderStage:
             driver.memcpy_dtod_async(self._addresses["features"] + row * self._row, source, self._row, stream)
         driver.memcpy_htod_async(self._addresses["prompt_ids"], self._prompts, stream)
         driver.memcpy_htod_async(self._addresses["lengths"], self._lengths, stream)
-        self._engine.enqueue()
+        self.recording.run(self._engine.enqueue)
 
 
 def image_tokens(encoder: Part) -> int:

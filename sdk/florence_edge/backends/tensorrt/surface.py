@@ -112,6 +112,7 @@ class TensorRT(Protocol):
 
     def Runtime(self, logger: Any) -> Runtime: ...  # noqa: N802 (TensorRT's name)
     def get_plugin_registry(self) -> PluginRegistry: ...
+    def __hash__(self) -> int: ...
 
 
 class Kernels(Protocol):
