@@ -13,6 +13,7 @@ from florence_edge.backends.registry import open_backend
 from florence_edge.bundle import Bundle
 from florence_edge.card import identity
 from florence_edge.codec import Codec
+from florence_edge.errors import InputError
 from florence_edge.geometry import ImageSize
 from florence_edge.model import Florence
 from florence_edge.tasks import find
@@ -26,7 +27,7 @@ from .machine import this_machine
 from .pictures import Picture, read_pictures
 from .power.conditions import look
 from .power.meter import Energy
-from .race import Entry, Race, Workload, cold_start, make_workloads, race
+from .race import cold_start, line_up, make_workloads, race
 from .recorder import Recorder
 from .report import FORMAT, Footprint, Model, Report
 from .roofline import Roofline, roofline
@@ -35,10 +36,12 @@ from .series import Series
 from .settings import RaceSettings, Rival, Settings
 from .stability import warnings
 from .stages import StageMeter, Stages
+from .standings import Entry, Race, Workload
 from .work import stage_work
 from .worker import Reply
 
 Note = Callable[[str], None]
+Keep = Callable[[Report], object]
 
 
 def run_benchmark(
@@ -48,21 +51,23 @@ def run_benchmark(
     settings: Settings | None = None,
     race_settings: RaceSettings | None = None,
     note: Note = lambda text: None,
+    keep: Keep = lambda report: None,
 ) -> Report:
     """Measures a bundle on this machine, and races it against the rivals; without images a scene is drawn.
 
-    `note` is told what is being done. Everything that can be checked is checked before the first measurement: raises
-    `BundleError`, `ImageError` and `InputError` as `Florence` does, `BenchmarkError` where a measurement fails.
+    `note` is told what is being done; `keep` is given the report so far before a race begins, which takes long.
+    Everything that can be checked is checked before the first measurement: raises `BundleError`, `ImageError` and
+    `InputError` as `Florence` does, `BenchmarkError` where a measurement fails. Rivals that fail are in the report.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     data, pictures = read_pictures(images)
-    return _Bench(opened, data, pictures, settings or Settings(), race_settings or RaceSettings(), note).run()
+    return _Bench(opened, data, pictures, settings or Settings(), race_settings or RaceSettings(), note).run(keep)
 
 
 def steps(settings: Settings, race_settings: RaceSettings) -> int:
     """How often `note` is called, at most."""
     contenders = 2 * (1 + len(race_settings.rivals)) if race_settings.rivals else 0
-    return 5 + bool(settings.cold_starts) + 2 * contenders + race_settings.rounds * bool(contenders)
+    return 5 + bool(settings.cold_starts) + contenders + race_settings.rounds * bool(contenders)
 
 
 @dataclass(frozen=True)
@@ -94,14 +99,34 @@ class _Bench:
         self._together = [self._ask(task, None) for task in race_settings.tasks] if race_settings.rivals else []
         for rival in race_settings.rivals:
             find_kind(rival.kind)
+            if not Path(rival.folder).expanduser().is_dir():
+                raise InputError(
+                    f"{rival.folder} is no folder; --rival {rival.kind}=FOLDER names one that holds weights"
+                )
 
-    def run(self) -> Report:
+    def run(self, keep: Keep) -> Report:
+        start = self._clock.now()
+        with tempfile.TemporaryDirectory(prefix="florence-bench-") as scratch:
+            alone = self._alone(Path(scratch))
+            if not self._race_settings.rivals:
+                return alone
+            keep(alone)
+            raced, after = self._race(Path(scratch)), look()
+        left_out = (f"{failure.name} was left out of the race: {failure.reason}" for failure in raced.failures)
+        return replace(
+            alone,
+            seconds=seconds(self._clock.now() - start),
+            race=raced,
+            after=after,
+            warnings=(*warnings(alone.stages, alone.machine, alone.before, after), *left_out),
+        )
+
+    def _alone(self, scratch: Path) -> Report:
+        """Everything but the race."""
         start, created = self._clock.now(), datetime.now(timezone.utc)
         machine, before = this_machine(), look()
         own = self._in_process()
-        with tempfile.TemporaryDirectory(prefix="florence-bench-") as scratch:
-            footprint = self._footprint(Path(scratch))
-            raced = self._race(Path(scratch))
+        footprint = self._footprint(scratch)
         roof = self._roofline(own.stages, on_cpu=self._settings.providers is None and not machine.gpus)
         after = look()
         return Report(
@@ -120,7 +145,7 @@ class _Bench:
             energy=own.energy,
             roofline=roof,
             growth=own.growth,
-            race=raced,
+            race=None,
             before=before,
             after=after,
             warnings=warnings(own.stages, machine, before, after),
@@ -152,7 +177,7 @@ class _Bench:
         entry = Entry(OURS, self._job(Rival(OURS, str(self._bundle.folder)), scratch), self._config.beams)
         times, replies = list[float](), list[Reply]()
         for _ in range(self._settings.cold_starts):
-            spent, reply, worker = cold_start(entry, self._workloads(scratch)[0])
+            spent, reply, worker = cold_start(entry, self._workloads(scratch)[0], self._race_settings.patience)
             worker.close()
             times.append(spent)
             replies.append(reply)
@@ -162,20 +187,9 @@ class _Bench:
             device_bytes=max((reply.device_bytes or 0 for reply in replies), default=0) or None,
         )
 
-    def _race(self, scratch: Path) -> Race | None:
-        rivals = self._race_settings.rivals
-        if not rivals:
-            return None
-        own = Rival(OURS, str(self._bundle.folder))
-        entries = []
-        for rival in (own, *rivals):
-            kind = find_kind(rival.kind)
-            greedy = kind.split or (rival.kind == OURS and any(find_kind(one.kind).split for one in rivals))
-            beams = {1} if kind.split else {self._config.beams, 1} if greedy else {self._config.beams}
-            name = kind.title if rival is own or rival.kind != OURS else f"{kind.title} ({Path(rival.folder).name})"
-            for count in sorted(beams, reverse=True):
-                shown = name if len(beams) == 1 or count > 1 else f"{name}, greedy"
-                entries.append(Entry(shown, self._job(rival, scratch), count))
+    def _race(self, scratch: Path) -> Race:
+        rivals = (Rival(OURS, str(self._bundle.folder)), *self._race_settings.rivals)
+        entries = line_up(rivals, self._config.beams, lambda rival: self._job(rival, scratch))
         return race(
             entries,
             self._workloads(scratch),
@@ -191,13 +205,16 @@ class _Bench:
         return make_workloads(image, self._question, self._together, self._settings.tokens, self._config)
 
     def _job(self, rival: Rival, scratch: Path) -> Job:
-        features = self._bundle.manifest.graphs.vision.outputs[0].shape
-        settings = self._settings
+        manifest, settings = self._bundle.manifest, self._settings
+        graphs = manifest.graphs
+        features = graphs.vision.outputs[0].shape
         return Job(
             kind=rival.kind,
             folder=str(Path(rival.folder).expanduser().resolve()),
-            image=self._bundle.manifest.image,
+            image=manifest.image,
             image_tokens=int(features[1]),
+            vocabulary=int(graphs.decoder.outputs[0].shape[-1]),
+            unused=tuple(manifest.model.get("text", {}).get("unused_tokens", ())),
             threads=settings.threads,
             backend=settings.backend,
             providers=settings.providers,

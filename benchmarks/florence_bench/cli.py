@@ -38,6 +38,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--threshold", type=float, default=0.02, help="smallest change --compare calls one (default: 0.02)"
     )
     parser.add_argument("--out", type=Path, help="folder for results [benchmarks/results]")
+    parser.add_argument("--label", help="a word for the files' names, to keep several runs of one bundle")
     _add_measuring(parser.add_argument_group("what is measured"))
     _add_racing(parser.add_argument_group("rivals"))
     add_json(parser)
@@ -73,7 +74,12 @@ def _add_racing(group: argparse._ArgumentGroup) -> None:
         help="florence-edge=BUNDLE, or transformers, transformers-compile, onnx-community, openvino with a checkpoint",
     )
     group.add_argument("--rounds", type=int, help="most rounds of the race [5]")
-    group.add_argument("--race-seconds", type=float, help="seconds after which no further round is begun [480]")
+    group.add_argument(
+        "--race-seconds", type=float, help="seconds of the race after which no third or further round is begun [480]"
+    )
+    group.add_argument(
+        "--patience", type=float, help="seconds after which a contender that does not open or answer is left out [300]"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -87,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     from .bench import run_benchmark, steps
 
     settings, race_settings = read_settings(arguments)
+    out, label = arguments.out or Path("benchmarks/results"), arguments.label
     with progress(steps(settings, race_settings), "bench") as bar:
         report = run_benchmark(
             arguments.bundle,
@@ -94,8 +101,9 @@ def run(arguments: argparse.Namespace) -> int:
             settings=settings,
             race_settings=race_settings,
             note=lambda text: bar.advance(1, text),
+            keep=lambda report: save(report, out, label),
         )
-    written = save(report, arguments.out or Path("benchmarks/results"))
+    written = save(report, out, label)
     if arguments.json:
         print_json(report.to_dict())
         return 0
@@ -136,14 +144,18 @@ def read_settings(arguments: argparse.Namespace) -> tuple[Settings, RaceSettings
         given["providers"] = tuple(given["providers"])
     race = {
         name: value
-        for name, value in (("rounds", arguments.rounds), ("seconds", arguments.race_seconds))
+        for name, value in (
+            ("rounds", arguments.rounds),
+            ("seconds", arguments.race_seconds),
+            ("patience", arguments.patience),
+        )
         if value is not None
     }
     rivals = tuple(map(_rival, arguments.rival))
     return Settings(**{**(QUICK if arguments.quick else {}), **given}), RaceSettings(rivals=rivals, **race)
 
 
-def save(report: Report, out: Path) -> list[Path]:
+def save(report: Report, out: Path, label: str | None = None) -> list[Path]:
     """Writes the three documents to the machine's folder, the JSON last; returns their paths."""
     from florence_edge.files import write
 
@@ -152,7 +164,8 @@ def save(report: Report, out: Path) -> list[Path]:
 
     folder = out / report.machine.name
     folder.mkdir(parents=True, exist_ok=True)
-    stem = re.sub(r"[^\w.-]+", "-", f"{report.model.name}-{report.model.precision}").strip("-")
+    words = [report.model.name, report.model.precision, *([label] if label else [])]
+    stem = re.sub(r"[^\w.-]+", "-", "-".join(words)).strip("-")
     documents = {".html": to_html(report), ".md": to_markdown(report), ".json": report.to_json()}
     for suffix, text in documents.items():
         write(folder / f"{stem}{suffix}", text.encode("utf-8"))

@@ -15,7 +15,7 @@ from florence_edge.errors import listing
 from .errors import BenchmarkError
 from .report import Report
 from .series import Series
-from .stats import Ratio, ratio_of_medians
+from .stats import Estimate, ratio_of_medians
 
 THRESHOLD = 0.02
 """Smaller changes than this are never called slower or faster: two builds of one program differ by as much."""
@@ -29,7 +29,7 @@ class Change:
     figure: str
     before_ms: float
     after_ms: float
-    ratio: Ratio
+    ratio: Estimate
     verdict: Verdict
 
 

@@ -1,7 +1,7 @@
 """How cost grows with tokens, beams, images per batch and pixels of the picture, everything else staying as it is.
 
-The model's own input size is fixed in a bundle; `pixels` are those of the picture handed in, which decoding and
-preprocessing pay for.
+The model's own input size is fixed in a bundle; `pixels` are those of the picture handed in, a JPEG file as a camera
+or a disk gives it, which decoding and preprocessing pay for: everything behind them costs the same for any picture.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
+from typing import Literal
 
 from florence_edge.images import load_image
 from florence_edge.model import Florence
@@ -18,30 +19,46 @@ from .clock import Clock, milliseconds
 from .repeat import repeat
 from .series import Series
 from .settings import Settings
-from .stats import exponent
+from .stats import Estimate, exponent, ratio_of_medians
 
 TOKENS, BEAMS, BATCH, SIDES = (8, 16, 32, 64), (1, 2, 3, 4), (1, 2, 4), (256, 512, 1024, 2048)
 LINEAR = 1.1
 """The largest exponent that still counts as linear: measured medians scatter by a few percent."""
-_RUNS = 3
+_RUNS = 5
+Verdict = Literal["yes", "no", "open"]
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Milliseconds at each size of what is varied; `exponent` is the power with which they grow, 1 being linear."""
+    """Milliseconds at each size of what is varied.
+
+    `exponent` is the power with which they grow, 1 being linear; `per_unit` the cost per unit at the largest size over
+    that at the smallest. `linear_or_better` is open where the interval of the exponent lies on both sides of `LINEAR`.
+    """
 
     varied: str
     measured: str
     sizes: tuple[float, ...]
     costs_ms: tuple[Series, ...]
-    exponent: float
-    linear_or_better: bool
+    exponent: Estimate
+    per_unit: Estimate
+    linear_or_better: Verdict
 
 
 def grow(model: Florence, image: bytes, settings: Settings, clock: Clock) -> tuple[Growth, ...]:
     """One study for every name in `settings.growth`."""
     study = _Study(model, image, settings, clock)
     return tuple(study.run(name) for name in settings.growth)
+
+
+def judge(varied: str, measured: str, sizes: tuple[float, ...], costs: tuple[Series, ...], seed: int) -> Growth:
+    """What costs at increasing sizes say about growth."""
+    power = exponent(sizes, [cost.samples for cost in costs], seed=seed)
+    dearer = ratio_of_medians(costs[-1].samples, costs[0].samples, seed=seed)
+    share = sizes[0] / sizes[-1]
+    per_unit = Estimate(dearer.value * share, dearer.low * share, dearer.high * share, dearer.confidence)
+    verdict: Verdict = "yes" if power.high <= LINEAR else "no" if power.low > LINEAR else "open"
+    return Growth(varied, measured, sizes, costs, power, per_unit, verdict)
 
 
 class _Study:
@@ -59,9 +76,8 @@ class _Study:
             "pixels": (SIDES, "decoding and preprocessing", self._pixels),
         }[name]
         costs = [self._series(work(size)) for size in sizes]
-        counted = [float(size * size if name == "pixels" else size) for size in sizes]
-        power = exponent(counted, [cost.summary.median for cost in costs])
-        return Growth(name, measured, tuple(counted), tuple(costs), power, power <= LINEAR)
+        counted = tuple(float(size * size if name == "pixels" else size) for size in sizes)
+        return judge(name, measured, counted, tuple(costs), self._settings.seed)
 
     def _token_sizes(self) -> tuple[int, ...]:
         limit = self._model.bundle.manifest.limits.new_tokens

@@ -20,12 +20,13 @@ def to_markdown(report: Report) -> str:
     """The whole report."""
     warned = "".join(f"> **Warning:** {text}\n>\n" for text in report.warnings)
     parts = ["# Benchmark", headline(report), warned.rstrip(">\n"), *map(table_text, tables(report))]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    return text.replace("<", r"\<")  # tasks are written <CAPTION>, which renderers take for HTML
 
 
 def table_text(table: Table) -> str:
     """One table under its title."""
-    rule = ["---", *("---:" for _ in table.header[1:])]
+    rule = ["---", *("---:" if any(table.header) else "---" for _ in table.header[1:])]
     rows = [table.header, rule, *([_cell(cell) for cell in row] for row in table.rows)]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return "\n\n".join(part for part in (f"## {table.title}", table.text, lines) if part)

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .growth import Growth
-from .race import Race
+from .numerals import number, short
 from .roofline import Roofline
 from .series import Series
 from .stages import Stages
-from .svg import BOTTOM, PALETTE, TOP, Axis, Plot, short
+from .standings import Race
+from .svg import BOTTOM, PALETTE, TOP, Axis, Plot
 
 _ROW = 34.0
-_LABELS = 250.0
+_LABELS = 225.0
+_INK = "var(--ink, #333)"
+_NEAR = 0.15
+"""The part of a picture's width that a label takes."""
+_AXES = {"batch": "images per batch", "pixels": "pixels of the picture handed in"}
 
 
 def stage_bars(stages: Stages) -> str:
@@ -21,12 +26,12 @@ def stage_bars(stages: Stages) -> str:
     return _bars([(name, series, PALETTE[5 if name == "total" else 0]) for name, series in rows], "stages", left=100.0)
 
 
-def race_bars(race: Race, workload: str) -> str:
-    """A bar per contender; florence-edge in its own colour."""
+def race_bars(race: Race, workload: str, beams: int) -> str:
+    """A bar per contender with so many beams; florence-edge in its own colour."""
     rows = [
         (finish.name, finish.times_ms[workload], PALETTE[0 if finish.kind == "florence-edge" else 1])
         for finish in race.finishes
-        if workload in finish.times_ms
+        if finish.beams == beams
     ]
     return _bars(rows, f"race, {workload}", left=_LABELS)
 
@@ -44,7 +49,7 @@ def latency_distribution(total: Series) -> str:
     for name, value in (("median", total.summary.median), ("p99", total.summary.p99)):
         plot.line([(value, 0), (value, 1)], PALETTE[1], dashed=True)
         right = value > (low + high) / 2
-        plot.text(value, 0.06, f"{name} {value:.4g}", anchor="end" if right else "start", dx=-5 if right else 5)
+        plot.text(value, 0.06, f"{name} {number(value)}", anchor="end" if right else "start", dx=-5 if right else 5)
     return plot.svg()
 
 
@@ -60,32 +65,36 @@ def roofline_plot(roof: Roofline) -> str:
     if knee and roof.peak_flops and roof.bandwidth:
         start = max(x.low, y.low / roof.bandwidth)
         plot.line([(start, start * roof.bandwidth), (knee, roof.peak_flops), (x.high, roof.peak_flops)], PALETTE[5])
-        plot.text(x.high, roof.peak_flops, f"{short(roof.peak_flops)}FLOP/s", anchor="end", dy=-7)
-        plot.text(start, start * roof.bandwidth, f"{short(roof.bandwidth)}B/s", dx=14, dy=14)
+        plot.text(knee, roof.peak_flops, f"{short(roof.peak_flops)}FLOP/s", dx=4, dy=-7)
+        middle = (start * knee) ** 0.5
+        plot.text(middle, middle * roof.bandwidth, f"{short(roof.bandwidth)}B/s", anchor="end", dx=-8)
     for point, colour in zip(points, PALETTE, strict=False):
         reached = f"{short(point.rate)}FLOP/s, {short(point.rate / point.intensity)}B/s"
         plot.dot(point.intensity, point.rate, colour, f"{point.stage}: {reached}")
-        right = x.share(point.intensity) > 0.75
-        plot.text(
-            point.intensity, point.rate, point.stage, anchor="end" if right else "start", dx=-9 if right else 9, dy=4
-        )
+        crowded = any(0 < x.share(other.intensity) - x.share(point.intensity) < _NEAR for other in points)
+        side = "end" if crowded or x.share(point.intensity) > 1 - _NEAR else "start"
+        plot.text(point.intensity, point.rate, point.stage, anchor=side, dx=4 if side == "end" else -4, dy=18)
     return plot.svg()
 
 
 def growth_plot(growth: Growth) -> str:
-    """Cost over size, and the straight line through zero and the last point."""
-    medians = [cost.summary.median for cost in growth.costs_ms]
+    """Cost over size with the range of each, and as a dashed line what the first cost would be if all were linear."""
+    costs = [cost.summary for cost in growth.costs_ms]
     high = growth.sizes[-1] * 1.05
+    top = max(cost.max for cost in costs) * 1.2
     plot = Plot(
-        Axis(0, high, growth.varied),
-        Axis(0, max(medians) * 1.15, f"ms, {growth.measured}"),
+        Axis(0, high, _AXES.get(growth.varied, growth.varied)),
+        Axis(0, top, f"ms, {growth.measured}"),
         f"growth with {growth.varied}",
-        height=250.0,
     )
-    plot.line([(0, 0), (growth.sizes[-1], medians[-1])], PALETTE[5], dashed=True)
-    plot.line(list(zip(growth.sizes, medians, strict=True)), PALETTE[0])
-    for size, median in zip(growth.sizes, medians, strict=True):
-        plot.dot(size, median, PALETTE[0], f"{short(size)}: {median:.4g} ms")
+    slope = costs[0].median / growth.sizes[0]
+    end = min(high, top / slope)
+    plot.line([(0, 0), (end, slope * end)], PALETTE[5], dashed=True)
+    plot.text(end, slope * end, "linear", anchor="end", dx=-10, dy=2)
+    plot.line([(size, cost.median) for size, cost in zip(growth.sizes, costs, strict=True)], PALETTE[0])
+    for size, cost in zip(growth.sizes, costs, strict=True):
+        plot.line([(size, cost.min), (size, cost.max)], _INK)
+        plot.dot(size, cost.median, PALETTE[0], f"{short(size)}: {number(cost.median)} ms")
     return plot.svg()
 
 
@@ -103,7 +112,7 @@ def _bars(rows: Sequence[tuple[str, Series, str]], title: str, *, left: float) -
         middle, summary = len(rows) - index - 0.5, series.summary
         plot.text(0, middle, name, anchor="end", dx=-8, dy=4)
         reached = max(summary.median, 0.0)
-        plot.box((0, middle - 0.28), (reached, middle + 0.28), colour, f"{name}: median {summary.median:.4g} ms")
-        plot.line([(max(summary.min, 0.0), middle), (summary.p99, middle)], "var(--ink, #333)")
-        plot.text(max(summary.p99, summary.median), middle, f"{summary.median:.4g}", dx=7, dy=4)
+        plot.box((0, middle - 0.28), (reached, middle + 0.28), colour, f"{name}: median {number(summary.median)} ms")
+        plot.line([(max(summary.min, 0.0), middle), (summary.p99, middle)], _INK)
+        plot.text(max(summary.p99, summary.median), middle, number(summary.median), dx=7, dy=4)
     return plot.svg(y_labels=str)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,11 +30,13 @@ _PATIENCE_SECONDS = 10.0
 class Worker:
     """A contender in its own process; use it as a context manager.
 
-    `started_ns` is the instant just before the process was started, by `time.perf_counter_ns`.
+    It is ended when it takes longer than `patience` seconds to open or to answer. `started_ns` is the instant just
+    before the process was started, by `time.perf_counter_ns`.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, patience: float) -> None:
         self.job = job
+        self._patience, self._late = patience, False
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
         self.started_ns = time.perf_counter_ns()
         self._process = subprocess.Popen(
@@ -88,7 +91,10 @@ class Worker:
             raise self._died() from error
 
     def _receive(self) -> dict[str, Any]:
+        watch = threading.Timer(self._patience, self._give_up)
+        watch.start()
         line = self._process.stdout.readline() if self._process.stdout else ""
+        watch.cancel()
         if not line:
             raise self._died()
         values: dict[str, Any] = json.loads(line)
@@ -96,8 +102,17 @@ class Worker:
             raise BenchmarkError(f"{self.job.kind} ({self.job.folder}): {values['error']}")
         return values
 
+    def _give_up(self) -> None:
+        self._late = True
+        self._process.kill()
+
     def _died(self) -> BenchmarkError:
         code = self._process.wait()
+        if self._late:
+            return BenchmarkError(
+                f"{self.job.kind} ({self.job.folder}) took longer than {self._patience:g} s to open or to answer; "
+                "give it more with --patience"
+            )
         self._complaints.seek(0)
         said = self._complaints.read().decode(errors="replace").strip()[-_SHOWN:]
         return BenchmarkError(

@@ -22,12 +22,12 @@ from .machine import Machine
 from .pictures import Picture
 from .power.conditions import Conditions
 from .power.meter import Energy
-from .race import Race
 from .roofline import Roofline
 from .scenarios import Scenario
 from .series import Series
 from .settings import RaceSettings, Settings
 from .stages import Stages
+from .standings import Race
 
 FORMAT = 1
 """Changes when older readers could misread a result."""

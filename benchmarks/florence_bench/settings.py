@@ -84,13 +84,15 @@ class RaceSettings:
     """How rivals are raced.
 
     Contenders take turns, a `round` being one answer of each to every workload; at least two rounds are run, then more
-    as long as the next is likely to end within `seconds`, `rounds` at most. `tasks` are asked together in the workload
-    of several questions about one image.
+    as long as the next is likely to end within `seconds` of the first contender's start, `rounds` at most. One that
+    takes longer than `patience` seconds to open or to answer (compiling for the first time, say) is left out. `tasks`
+    are asked together in the workload of several questions about one image.
     """
 
     rivals: tuple[Rival, ...] = ()
     rounds: int = 5
     seconds: float = 480.0
+    patience: float = 300.0
     tasks: tuple[str, ...] = ("<CAPTION>", "<OD>", "<OCR>")
 
     def __post_init__(self) -> None:
@@ -98,3 +100,5 @@ class RaceSettings:
             raise InputError(f"rounds is {self.rounds}; at least 2 are needed for a spread")
         if self.seconds <= 0:
             raise InputError(f"seconds is {self.seconds}; it must be above 0")
+        if self.patience <= 0:
+            raise InputError(f"patience is {self.patience}; it must be above 0")

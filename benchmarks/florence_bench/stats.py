@@ -107,8 +107,8 @@ def samples_needed(share: float, overlatency: int = 1) -> int:
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """The ratio of two medians with its confidence interval."""
+class Estimate:
+    """A figure with its confidence interval."""
 
     value: float
     low: float
@@ -118,23 +118,38 @@ class Ratio:
 
 def ratio_of_medians(
     above: Sequence[float], below: Sequence[float], *, confidence: float = 0.95, seed: int = 0
-) -> Ratio:
+) -> Estimate:
     """median(above) / median(below), with the percentile interval of a bootstrap that resamples both sides."""
     top, bottom = np.asarray(_ordered(above)), np.asarray(_ordered(below))
     if bottom[0] <= 0:
         raise BenchmarkError(f"the sample below the line holds {bottom[0]:g}; a ratio needs values above 0")
     rng = np.random.default_rng(seed)
     ratios = _resampled_medians(top, rng) / _resampled_medians(bottom, rng)
-    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Ratio(float(np.median(top) / np.median(bottom)), float(low), float(high), confidence)
+    return _estimate(float(np.median(top) / np.median(bottom)), ratios, confidence)
 
 
-def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """The power with which costs grow: the least-squares slope of log(cost) over log(size)."""
-    if len(set(sizes)) < 2 or min(*sizes, *costs) <= 0:
+def exponent(
+    sizes: Sequence[float], costs: Sequence[Sequence[float]], *, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """The power with which costs grow, with the percentile interval of a bootstrap that resamples every size.
+
+    It is the least-squares slope of log(median cost) over log(size); `costs` has the sample of every size.
+    """
+    samples = [np.asarray(_ordered(sample)) for sample in costs]
+    if len(set(sizes)) < 2 or min(*sizes, *(sample[0] for sample in samples)) <= 0:
         raise BenchmarkError("growth needs at least two different sizes, and sizes and costs above 0")
-    slope, _ = np.polyfit(np.log(np.asarray(sizes)), np.log(np.asarray(costs)), 1)
-    return float(slope)
+    lengths = np.log(np.asarray(sizes))
+    weights = (lengths - lengths.mean()) / np.square(lengths - lengths.mean()).sum()
+    rng = np.random.default_rng(seed)
+    resampled = np.stack([_resampled_medians(sample, rng) for sample in samples], axis=1)
+    slope = float(np.log([np.median(sample) for sample in samples]) @ weights)
+    return _estimate(slope, np.log(resampled) @ weights, confidence)
+
+
+def _estimate(value: float, resampled: np.ndarray, confidence: float) -> Estimate:
+    """A figure with the percentile interval of what resampling gave."""
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(value, float(low), float(high), confidence)
 
 
 def _resampled_medians(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:

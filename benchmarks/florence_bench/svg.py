@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-WIDTH, HEIGHT = 640.0, 300.0
+from .numerals import short
+
+WIDTH, HEIGHT = 560.0, 280.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 20.0, 16.0, 48.0
 PALETTE = tuple(
     f"var(--c{index}, {colour})"
@@ -38,8 +40,10 @@ class Axis:
     def ticks(self) -> list[float]:
         """Powers of ten, or about five round numbers."""
         if self.logarithmic:
-            powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
-            return [10.0**power for power in powers]
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            factors = (1,) if len(powers) > 4 else (1, 3)
+            ticks = (factor * 10.0**power for power in powers for factor in factors)
+            return [tick for tick in ticks if self.low <= tick * (1 + 1e-9) and tick <= self.high * (1 + 1e-9)]
         step = _round_step((self.high - self.low) / 5)
         first = math.ceil(self.low / step - 1e-9)
         return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
@@ -115,14 +119,6 @@ class Plot:
         middle = (TOP + self.height - BOTTOM) / 2
         turned = f'transform="rotate(-90 14 {middle:.0f})"'
         return [*marks, _text(14, middle, self.y.label, "middle", turned)]
-
-
-def short(value: float) -> str:
-    """A number in few characters: 0.05, 1.2, 350, 12k, 3M, 80G."""
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= limit:
-            return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}"
-    return f"{value:.3g}"
 
 
 def _round_step(step: float) -> float:

@@ -9,15 +9,18 @@ from florence_edge.cli.output import size
 
 from .camera import Camera
 from .compare import Comparison
+from .growth import LINEAR
+from .numerals import number, short
 from .power.meter import Energy
-from .race import ANSWER, FIRST, TASKS, Race
 from .report import Footprint, Report
 from .roofline import Roofline
 from .series import Series
-from .stats import Ratio, resolves
+from .standings import ANSWER, FIRST, TASKS, Race
+from .stats import Estimate, resolves
 
 _COLUMNS = ("min", "median", "mean", "p90", "p95", "p99", "max")
 _SHARES = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
+GROWTH = {"yes": "linear or better", "no": "worse than linear", "open": "linear or worse, not certain"}
 _WORKLOADS = {ANSWER: "answer", FIRST: "first token", TASKS: "all tasks"}
 
 
@@ -77,8 +80,8 @@ def _generation(report: Report) -> Table:
     rows.append(_series("answers of free length", stages.observed.total_ms))
     tokens = stages.observed.tokens.summary
     text = (
-        f"Milliseconds. Throughput at {stages.tokens} tokens: {_number(stages.answers_per_second)} answers/s, "
-        f"{_number(stages.tokens_per_second)} tokens/s. Answers of free length had {tokens.min:.0f} to "
+        f"Milliseconds. Throughput at {stages.tokens} tokens: {number(stages.answers_per_second)} answers/s, "
+        f"{number(stages.tokens_per_second)} tokens/s. Answers of free length had {tokens.min:.0f} to "
         f"{tokens.max:.0f} tokens (median {tokens.median:.0f}); {stages.observed.cut_short} of {tokens.count} were "
         "cut short by the task's limit. The first token is the first that the model is free to choose."
     )
@@ -111,7 +114,7 @@ def _finishes(race: Race) -> Table:
     text = (
         f"Milliseconds, median (minimum to maximum) of {race.rounds} interleaved rounds, every contender in its own "
         f"process: image bytes in, token ids out. {described}. A decoder step is (answer - first token) over the "
-        "steps in between."
+        "steps in between. Ids that belong to no token are barred for all of them."
     )
     columns = (*(_WORKLOADS[name] for name in shown), "decoder step", "cold start", "peak memory")
     return Table("Race", text, ("contender", "beams", *columns), rows)
@@ -122,7 +125,7 @@ def _duels(race: Race) -> Table:
     rows = [
         (
             f"{duel.other} / {duel.ours}",
-            *(_ratio(duel.ratios.get(name)) for name in names),
+            *(estimate(duel.ratios.get(name)) for name in names),
             f"{duel.memory:.2f}",
             "yes"
             if all(duel.identical.values())
@@ -144,15 +147,15 @@ def _scenarios(report: Report) -> Table:
     rows = []
     for found in report.scenarios:
         share = f"p{found.percentile * 100:.0f}" if found.percentile else ""
-        estimate = f"{share} {_number(found.early_stopping_ms)}" if found.early_stopping_ms else ""
-        rate = f"{_number(found.rate)}/s" if found.rate else ""
-        latency = _number(found.latency_ms.summary.median) if found.latency_ms else ""
+        estimate = f"{share} {number(found.early_stopping_ms)}" if found.early_stopping_ms else ""
+        rate = f"{number(found.rate)}/s" if found.rate else ""
+        latency = number(found.latency_ms.summary.median) if found.latency_ms else ""
         verdict = "valid" if found.valid else "not valid"
         rows.append(
             (
                 found.name,
                 str(found.queries),
-                _number(found.samples_per_second),
+                number(found.samples_per_second),
                 latency,
                 estimate,
                 rate,
@@ -171,20 +174,20 @@ def _scenarios(report: Report) -> Table:
 def _camera(camera: Camera) -> Table:
     rows = [
         (
-            f"{_number(run.rate)} Hz{' (peak)' if run is camera.peak else ''}",
-            _number(run.frames_per_second),
+            f"{number(run.rate)} Hz{' (peak)' if run is camera.peak else ''}",
+            number(run.frames_per_second),
             f"{run.answered} of {run.sent}",
             f"{run.drop_share:.1%}",
-            _number(run.latency_ms.summary.median),
-            _number(run.latency_ms.summary.p99),
-            _number(run.jitter_ms.summary.mean) if run.jitter_ms else "",
-            _number(run.jitter_ms.summary.max) if run.jitter_ms else "",
+            number(run.latency_ms.summary.median),
+            number(run.latency_ms.summary.p99),
+            number(run.jitter_ms.summary.mean) if run.jitter_ms else "",
+            number(run.jitter_ms.summary.max) if run.jitter_ms else "",
         )
         for run in (*camera.runs, camera.peak)
     ]
     text = (
         "A source that does not wait, a queue of one: the newest frame is answered, older ones are dropped. The peak "
-        f"is the highest rate with under 5 % drops, {_number(camera.peak_rate)} Hz by replaying recorded latencies; "
+        f"is the highest rate with under 5 % drops, {number(camera.peak_rate)} Hz by replaying recorded latencies; "
         "its row is a live run. Jitter is how far the interval between two answers is from its mean."
     )
     header = ("source", "answers/s", "answered", "dropped", "median ms", "p99 ms", "jitter mean ms", "jitter max ms")
@@ -192,15 +195,15 @@ def _camera(camera: Camera) -> Table:
 
 
 def _energy(energy: Energy) -> Table:
-    rows = [(name, _number(joules), _number(joules / energy.seconds)) for name, joules in energy.joules.items()]
+    rows = [(name, number(joules), number(joules / energy.seconds)) for name, joules in energy.joules.items()]
     each = (
-        f"{_number(energy.joules_per_answer)} J per answer"
+        f"{number(energy.joules_per_answer)} J per answer"
         if energy.joules_per_answer
         else "no single source for a total"
     )
     sampled = f", {energy.samples} power readings" if energy.samples else ""
     text = (
-        f"{energy.answers} answers in {_number(energy.seconds)} s{sampled}: {each}, idle power included. Sources may "
+        f"{energy.answers} answers in {number(energy.seconds)} s{sampled}: {each}, idle power included. Sources may "
         "overlap."
     )
     return Table("Energy", text, ("source", "joules", "mean watts"), rows)
@@ -210,11 +213,11 @@ def _roofline(roof: Roofline) -> Table:
     rows = [
         (
             point.stage,
-            _number(point.flops / 1e9),
-            _number(point.bytes / 1e6),
-            _number(point.intensity),
-            _number(point.rate / 1e9),
-            _number(point.rate / point.intensity / 1e9),
+            number(point.flops / 1e9),
+            number(point.bytes / 1e6),
+            number(point.intensity),
+            number(point.rate / 1e9),
+            number(point.rate / point.intensity / 1e9),
             _of(point.rate, roof.peak_flops),
             _of(point.rate / point.intensity, roof.bandwidth),
         )
@@ -222,8 +225,8 @@ def _roofline(roof: Roofline) -> Table:
     ]
     header = ("stage", "GFLOP", "least MB", "FLOP/B", "GFLOP/s", "GB/s", "of peak FLOP/s", "of bandwidth")
     ceilings = (
-        f"Ceilings measured in this run: {_number(roof.peak_flops / 1e9)} GFLOP/s (fp32 matrix product), "
-        f"{_number(roof.bandwidth / 1e9)} GB/s (copy, all cores)."
+        f"Ceilings measured in this run: {number(roof.peak_flops / 1e9)} GFLOP/s (fp32 matrix product), "
+        f"{number(roof.bandwidth / 1e9)} GB/s (copy, all cores)."
         if roof.peak_flops and roof.bandwidth
         else "No ceilings were measured: the engine does not run on this processor."
     )
@@ -235,15 +238,22 @@ def _growth(report: Report) -> Table:
         (
             growth.varied,
             growth.measured,
-            ", ".join(f"{size:g}" for size in growth.sizes),
-            ", ".join(_number(cost.summary.median) for cost in growth.costs_ms),
-            f"{growth.exponent:.2f}",
-            "yes" if growth.linear_or_better else "no",
+            ", ".join(map(short, growth.sizes)),
+            ", ".join(number(cost.summary.median) for cost in growth.costs_ms),
+            estimate(growth.exponent),
+            estimate(growth.per_unit),
+            GROWTH[growth.linear_or_better],
         )
         for growth in report.growth
     ]
-    text = "The exponent is the slope of log(cost) over log(size); 1 is linear."
-    return Table("Growth", text, ("varied", "measured", "sizes", "median ms", "exponent", "linear or better"), rows)
+    text = (
+        "The exponent is the slope of log(cost) over log(size), 1 being linear, with the 95 % interval of a bootstrap. "
+        f"Linear or better is one whose whole interval lies below {LINEAR}, as medians scatter by a few percent. `per "
+        "unit` is the cost per unit at the largest size over that at the smallest: below 1, more at once is cheaper. "
+        "`pixels` are those of the picture handed in; the model's own input has a fixed size."
+    )
+    header = ("varied", "measured", "sizes", "median ms", "exponent", "per unit", "verdict")
+    return Table("Growth", text, header, rows)
 
 
 def _machine(report: Report) -> Table:
@@ -279,9 +289,9 @@ def comparison_table(found: Comparison) -> Table:
     rows = [
         (
             change.figure,
-            _number(change.before_ms),
-            _number(change.after_ms),
-            _ratio(change.ratio),
+            number(change.before_ms),
+            number(change.after_ms),
+            estimate(change.ratio),
             change.verdict,
         )
         for change in found.changes
@@ -294,22 +304,18 @@ def _series(name: str, series: Series) -> tuple[str, ...]:
     cells = []
     for column in _COLUMNS:
         few = column in _SHARES and not resolves(summary.count, _SHARES[column])
-        cells.append(f"{_number(getattr(summary, column))}{'*' if few else ''}")
+        cells.append(f"{number(getattr(summary, column))}{'*' if few else ''}")
     return (name, *cells, str(summary.count))
-
-
-def _number(value: float) -> str:
-    """Four significant digits, and never an exponent for a large number."""
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
 
 
 def _spread(series: Series) -> str:
     summary = series.summary
-    return f"{_number(summary.median)} ({_number(summary.min)} to {_number(summary.max)})"
+    return f"{number(summary.median)} ({number(summary.min)} to {number(summary.max)})"
 
 
-def _ratio(ratio: Ratio | None) -> str:
-    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else ""
+def estimate(found: Estimate | None) -> str:
+    """A figure with its interval."""
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})" if found else ""
 
 
 def _of(value: float, ceiling: float | None) -> str:

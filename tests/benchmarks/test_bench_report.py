@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from florence_bench import plots
 from florence_bench.bench import run_benchmark
-from florence_bench.cli import SLOWER, register
+from florence_bench.cli import SLOWER, register, save
 from florence_bench.compare import compare
 from florence_bench.errors import BenchmarkError
 from florence_bench.html import to_html
@@ -152,10 +153,11 @@ def test_the_page_stands_alone_and_its_pictures_are_xml(report: Report) -> None:
         plots.stage_bars(report.stages),
         plots.latency_distribution(report.stages.total_ms),
         plots.roofline_plot(report.roofline),
-        plots.race_bars(report.race, "tasks"),
+        plots.race_bars(report.race, "tasks", beams=3),
         *map(plots.growth_plot, report.growth),
     ]
     for picture in pictures:
+        assert "e+" not in picture
         root = ElementTree.fromstring(picture)
         width, height = (float(value) for value in root.attrib["viewBox"].split()[2:])
         for mark in root.iter("{http://www.w3.org/2000/svg}rect"):
@@ -177,6 +179,25 @@ def test_the_command_writes_three_documents(bench: Any, tmp_path: Path, capsys: 
     assert "STAGES" in capsys.readouterr().out
     assert bench("--compare", result, result, "--json") == 0
     assert {change["verdict"] for change in json.loads(capsys.readouterr().out)["changes"]} == {"same"}
+
+
+def test_what_was_measured_before_a_race_is_kept_and_failed_rivals_are_warned_of(tmp_path: Path) -> None:
+    kept = list[Report]()
+    brief = replace(SHORT, scenarios=(), camera_rates=(), growth=(), cold_starts=0)
+    tasks = ("<CAPTION>", "<OD>")
+    race = RaceSettings(rivals=(Rival("transformers", str(tmp_path)),), rounds=2, tasks=tasks)
+    last = run_benchmark(tiny_bundle(), settings=brief, race_settings=race, keep=kept.append)
+    assert [report.race for report in kept] == [None]
+    assert last.race
+    assert [finish.name for finish in last.race.finishes] == ["florence-edge"]
+    assert [failure.name for failure in last.race.failures] == ["transformers, eager"]
+    assert "transformers, eager was left out of the race" in last.warnings[-1]
+    assert "left out of the race" in to_html(last)
+    paths = save(last, tmp_path, "race")
+    assert [path.name.removeprefix(last.model.name) for path in paths] == [
+        f"-fp32-race{suffix}" for suffix in (".html", ".md", ".json")
+    ]
+    assert Report.read(paths[-1]) == last
 
 
 def slowed(report: Report, factor: float) -> Report:
@@ -262,6 +283,9 @@ def test_faults_are_found_before_anything_is_measured(tmp_path: Path) -> None:
     race = RaceSettings(rivals=(Rival("nothing", "."),))
     with pytest.raises(InputError, match="no kind"):
         run_benchmark(tiny_bundle(), settings=SHORT, race_settings=race, note=note)
+    nowhere = RaceSettings(rivals=(Rival("transformers", str(tmp_path / "nowhere")),))
+    with pytest.raises(InputError, match="is no folder"):
+        run_benchmark(tiny_bundle(), settings=SHORT, race_settings=nowhere, note=note)
     with pytest.raises(InputError, match="takes a phrase"):
         run_benchmark(tiny_bundle(), settings=Settings(task="<CAPTION_TO_PHRASE_GROUNDING>"), note=note)
 

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence_bench.errors import BenchmarkError
+from florence_bench.growth import judge
+from florence_bench.series import Series
 from florence_bench.stats import (
     early_stopping,
     exponent,
@@ -106,9 +108,40 @@ def test_a_ratio_to_nothing_is_refused() -> None:
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_growth_is_the_power_it_was_made_with(power: float) -> None:
     sizes = [8.0, 16.0, 32.0, 64.0]
-    assert exponent(sizes, [3 * size**power for size in sizes]) == pytest.approx(power)
+    found = exponent(sizes, [[3 * size**power] for size in sizes])
+    assert (found.value, found.low, found.high) == pytest.approx((power, power, power))
 
 
-def test_growth_needs_two_sizes() -> None:
+def test_the_exponent_and_its_interval_are_those_of_polyfit_and_scipys_bootstrap() -> None:
+    rng = np.random.default_rng(3)
+    sizes = [1.0, 2.0, 4.0]
+    costs = [size * rng.gamma(100, 0.01, 15) for size in sizes]
+
+    def slope(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        medians = np.log(np.stack([np.median(sample, axis=axis) for sample in samples]))
+        slopes = np.polyfit(np.log(sizes), medians.reshape(len(sizes), -1), 1)[0]
+        return np.asarray(slopes.reshape(medians.shape[1:]))
+
+    found = exponent(sizes, [cost.tolist() for cost in costs])
+    oracle = scipy.stats.bootstrap(
+        costs, slope, method="percentile", n_resamples=4000, vectorized=True, rng=np.random.default_rng(4)
+    ).confidence_interval
+    assert found.value == pytest.approx(float(slope(*costs)))
+    assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high), rel=0.02)
+
+
+@pytest.mark.parametrize(("power", "verdict"), [(0.5, "yes"), (1.0, "yes"), (1.1, "open"), (1.5, "no")])
+def test_the_verdict_on_growth_needs_the_whole_interval(power: float, verdict: str) -> None:
+    scatter = (0.97, 1.0, 1.03)
+    sizes = (1.0, 2.0, 4.0)
+    costs = tuple(Series.of([size**power * factor for factor in scatter]) for size in sizes)
+    found = judge("beams", "search", sizes, costs, seed=0)
+    assert found.linear_or_better == verdict
+    assert found.per_unit.value == pytest.approx(4.0**power / 4)
+    assert found.per_unit.low < found.per_unit.value < found.per_unit.high
+
+
+@pytest.mark.parametrize(("sizes", "costs"), [([8.0, 8.0], [[1.0], [2.0]]), ([8.0, 9.0], [[1.0], [0.0]])])
+def test_growth_needs_two_sizes_and_costs(sizes: list[float], costs: list[list[float]]) -> None:
     with pytest.raises(BenchmarkError, match="two different sizes"):
-        exponent([8.0, 8.0], [1.0, 2.0])
+        exponent(sizes, costs)

@@ -1,8 +1,9 @@
 """What can be raced, one module each: it alone imports its library, and only in the worker process that runs it.
 
 A contender answers questions about an image file: image bytes and prompt token ids in, token ids out. All get the
-same pixels, made by the SDK's own preprocessing, and the same complete search settings, so that equal weights must
-give equal ids. `florence-edge` takes a bundle, the rivals a checkpoint folder in the layout that transformers loads.
+same pixels, made by the SDK's own preprocessing, and the same complete search settings, and none may emit an id that is
+no token, so that equal weights must give equal ids. `florence-edge` takes a bundle, the rivals a checkpoint folder
+in the layout that transformers loads.
 """
 
 from __future__ import annotations
@@ -30,14 +31,18 @@ class Question:
 class Job:
     """What a contender is opened with.
 
-    `image` is how pixels are made, `image_tokens` the number of features an image has; `threads` None is the library's
-    own choice, `backend` and `providers` are for `florence-edge` alone, `scratch` is a folder for files to be made.
+    `image` is how pixels are made, `image_tokens` the number of features an image has. Ids from `vocabulary` on (rows
+    that fill a checkpoint up to a round number) and the `unused` ones below belong to no token. `threads` None is the
+    library's own choice, `backend` and `providers` are for `florence-edge` alone, `scratch` is a folder for files to be
+    made.
     """
 
     kind: str
     folder: str
     image: ImageSpec
     image_tokens: int
+    vocabulary: int
+    unused: tuple[int, ...]
     threads: int | None
     backend: str
     providers: tuple[str, ...] | None

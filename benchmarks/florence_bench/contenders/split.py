@@ -39,13 +39,13 @@ class SplitContender:
     def __init__(self, job: Job, open_session: Callable[[Path], Session]) -> None:
         folder = graph_folder(job)
         self._sessions = {name: open_session(folder / f"{name}.onnx") for name in GRAPHS}
-        self._spec = job.image
+        self._job = job
 
     def answer(self, image: bytes, questions: Sequence[Question], search: SearchConfig) -> list[list[int]]:
         """See `Contender.answer`; the image is encoded once for all questions."""
         if search.beams != 1:
             raise InputError(f"this contender has a greedy loop only; {search.beams} beams were asked for")
-        pixels = to_pixels(load_image(image), self._spec)
+        pixels = to_pixels(load_image(image), self._job.image)
         features = self._one("vision_encoder", {"pixel_values": pixels})
         return [self._ask(features, question, search) for question in questions]
 
@@ -58,7 +58,8 @@ class SplitContender:
         together = np.concatenate([features, embedded], axis=1)
         mask = np.ones(together.shape[:2], np.int64)
         states = self._one("encoder_model", {"inputs_embeds": together, "attention_mask": mask})
-        decoder = _SplitDecoder(self._sessions, {"encoder_hidden_states": states, "encoder_attention_mask": mask})
+        encoded = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+        decoder = _SplitDecoder(self._sessions, encoded, self._job)
         ids: list[int] = generate(decoder, 1, search)[0].ids.tolist()
         return ids
 
@@ -70,8 +71,9 @@ class SplitContender:
 class _SplitDecoder:
     """A `search.Decoder` for one prompt and one beam."""
 
-    def __init__(self, sessions: Mapping[str, Session], encoded: Mapping[str, AnyArray]) -> None:
+    def __init__(self, sessions: Mapping[str, Session], encoded: Mapping[str, AnyArray], job: Job) -> None:
         self._sessions, self._encoded = sessions, encoded
+        self._vocabulary, self._unused = job.vocabulary, list(job.unused)
         self._past: dict[str, AnyArray] = {}
 
     def step(self, token_ids: Int64Array, ancestors: Int32Array) -> Float32Array:
@@ -81,7 +83,9 @@ class _SplitDecoder:
         if self._past:
             inputs.pop("encoder_hidden_states")
         made = self._sessions["decoder_with_past_model" if self._past else "decoder_model"].run(inputs)
-        logits: Float32Array = made.pop("logits")
+        logits: Float32Array = made.pop("logits")[..., : self._vocabulary]
+        if self._unused:
+            logits[..., self._unused] = np.finfo(np.float32).min  # the search takes infinity for damage
         self._past |= {name.replace("present", "past_key_values", 1): value for name, value in made.items()}
         return logits
 

@@ -1,4 +1,4 @@
-"""transformers' own Florence-2 and its `generate`, in fp32 and as `from_pretrained` gives it."""
+"""transformers' own Florence-2 and its `generate`, in fp32 and as `from_pretrained` gives it, unused ids barred."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class TransformersContender:
         self._torch: Any = torch
         model: Any = Florence2ForConditionalGeneration.from_pretrained(job.folder, dtype=torch.float32)
         self._model: Any = model.eval()
+        bar(torch, model.lm_head, job)
         self._spec, self._image_tokens = job.image, job.image_tokens
         if prepare is not None:
             prepare(self._model)
@@ -52,6 +53,19 @@ class TransformersContender:
     def close(self) -> None:
         """Lets go of the weights."""
         self._model = None
+
+
+def bar(torch: Any, head: Any, job: Job) -> None:
+    """Keeps ids that belong to no token from being emitted, by a bias on the output layer.
+
+    `suppress_tokens` would act after beam search has taken the log-softmax, so that scores would still hold the share
+    of those ids; and it searches its list for every id of the vocabulary at every step.
+    """
+    barred = [*job.unused, *range(job.vocabulary, head.out_features)]
+    if barred:
+        bias = torch.zeros(head.out_features)
+        bias[barred] = -torch.inf
+        head.bias = torch.nn.Parameter(bias, requires_grad=False)
 
 
 def generation_settings(search: SearchConfig) -> dict[str, Any]:
