@@ -29,7 +29,11 @@ _CHECKS = 7  # what `verify` checks at most before it compares
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the commands; this is the entry point."""
-    convert = subparsers.add_parser("convert", help="make an ONNX bundle of a checkpoint and measure its parity")
+    convert = subparsers.add_parser(
+        "convert",
+        help="make an ONNX bundle of a checkpoint and measure its parity",
+        description="Makes an ONNX bundle of a checkpoint; writes nothing when its answers differ from torch's.",
+    )
     convert.add_argument(
         "checkpoint",
         metavar="FOLDER_OR_HUB_ID",
@@ -37,9 +41,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     convert.add_argument("out", metavar="OUT", help="the bundle folder to write")
     convert.add_argument(
-        "--image-size", type=_image_size, metavar="HxW", help="height and width in pixels; default: the checkpoint's"
+        "--image-size", type=_image_size, metavar="HxW", help="height and width in pixels [the checkpoint's]"
     )
-    convert.add_argument("--opset", type=int, default=20, help="ONNX opset, 18 to 20 (default: %(default)s)")
+    convert.add_argument("--opset", type=int, default=20, metavar="N", help="ONNX opset, 18 to 20 [%(default)s]")
     convert.add_argument(
         "--storage",
         choices=("fp32", "fp16"),
@@ -54,10 +58,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_json(convert)
     convert.set_defaults(run=run_convert)
 
-    verify = subparsers.add_parser("verify", help="check a bundle, by itself or against its source")
+    verify = subparsers.add_parser(
+        "verify",
+        help="check a bundle, by itself or against its source",
+        description="Checks files, hashes and graphs of a bundle; with --against also that both give the same answers.",
+    )
     verify.add_argument("bundle", metavar="BUNDLE", help="a bundle folder or the name of a bundled model")
     verify.add_argument("--against", metavar="OTHER", help="a bundle, a checkpoint folder or a hub id to compare with")
-    verify.add_argument("--pairs", type=int, default=4, help="image/prompt pairs compared (default: %(default)s)")
+    verify.add_argument("--pairs", type=int, default=4, metavar="N", help="image/prompt pairs compared [%(default)s]")
     add_json(verify)
     verify.set_defaults(run=run_verify)
     register_build(subparsers)

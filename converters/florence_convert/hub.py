@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from florence_edge.errors import CheckpointError, listing, missing
+from florence_edge.errors import CheckpointError, first_line, listing, missing
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -73,8 +73,4 @@ def _by_hand(name: str, error: Exception) -> str:
         f"pytorch_model.bin) into a folder {short}",
         f"copy that folder here, to {Path.cwd() / short}, and run: florence-edge convert {short} OUT",
     ]
-    return listing(f"{name!r} is no folder here and could not be downloaded ({_first_line(error)}); instead:", steps)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return listing(f"{name!r} is no folder here and could not be downloaded ({first_line(error)}); instead:", steps)

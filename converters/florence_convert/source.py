@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from florence_edge.cli.demo import PICTURE
+from florence_edge.bundle import PICTURE
 from florence_edge.manifest import Source
 from florence_train.folder import digest
 from florence_train.published_config import read_config

@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 
 from florence_edge.bundle import MANIFEST, Bundle, bundled_names
-from florence_edge.errors import BackendError, InputError, listing
+from florence_edge.errors import BackendError, InputError, first_line, listing
 from florence_edge.geometry import ImageSize
 from florence_edge.loss import Loss
 from florence_edge.manifest import Graph, Parity
@@ -27,7 +27,7 @@ from florence_train.generation import read_generation
 from .build.faults import engine_faults
 from .comparison import CaseOptions, draw_cases, graph_errors, table_differences
 from .hub import locate
-from .parity import TOLERANCE, compare, parity_faults
+from .parity import compare, parity_faults
 from .sides import OnnxSide, Side, TorchSide
 from .sizes import resized
 
@@ -72,7 +72,6 @@ def verify_bundle(
     bundle: str | Path,
     against: str | Path | None = None,
     *,
-    tolerance: Mapping[str, float] = TOLERANCE,
     options: CaseOptions | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> VerifyReport:
@@ -90,7 +89,7 @@ def verify_bundle(
         done(check.name)
     comparison = None
     if against is not None and all(check.ok for check in checks):
-        comparison = _compare(opened, against, tolerance, options or CaseOptions())
+        comparison = _compare(opened, against, options or CaseOptions())
         checks.append(Check("comparison", tuple(parity_faults(comparison))))
         done("comparison")
     return VerifyReport(str(opened.folder), tuple(checks), comparison)
@@ -127,7 +126,7 @@ def _model_faults(bundle: Bundle, graph: Graph) -> Iterator[str]:
         onnx.checker.check_model(str(path), full_check=True)
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # the checker's and the protobuf runtime's exceptions have no common base
-        yield f"{graph.file}: {_first_line(error)}"
+        yield f"{graph.file}: {first_line(error)}"
         return
     for tensor in model.graph.initializer:
         place = {entry.key: entry.value for entry in tensor.external_data}
@@ -176,7 +175,7 @@ def _loss_faults(loss: Loss) -> Iterator[str]:
         yield f"{loss.summary()}; allowed are {100 * loss.allowed:g} of 100"
 
 
-def _compare(bundle: Bundle, against: str | Path, tolerance: Mapping[str, float], options: CaseOptions) -> Parity:
+def _compare(bundle: Bundle, against: str | Path, options: CaseOptions) -> Parity:
     """The comparison with another bundle or a checkpoint."""
     if bundle.manifest.loss is not None:
         raise InputError(
@@ -187,7 +186,7 @@ def _compare(bundle: Bundle, against: str | Path, tolerance: Mapping[str, float]
     differences = table_differences(reference.tables, bundle.manifest.graphs)
     if differences:
         raise InputError(listing(f"{bundle.folder} and {against} cannot be compared on the same inputs:", differences))
-    return compare(reference, OnnxSide(bundle), bundle, options, tolerance)
+    return compare(reference, OnnxSide(bundle), bundle, options)
 
 
 def _reference(bundle: Bundle, against: str | Path) -> Side:
@@ -199,7 +198,3 @@ def _reference(bundle: Bundle, against: str | Path) -> Side:
     size = ImageSize(width=bundle.manifest.image.width, height=bundle.manifest.image.height)
     model.config = resized(config, size, Tokens.load(bundle.tokenizer))
     return TorchSide(model, read_generation(folder), name=f"{name} in torch")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -71,7 +71,7 @@ def test_a_bundle_becomes_engines_that_are_measured(
         assert set(job.plugin_names) <= set(PLUGINS)
         assert job.plugin_layers == sum(read_sidecars(bundle)[builder.jobs.index(job)].plugins.layers.values())
     opened = open_fake(bundle, gpu, tools.platform)
-    pixels = np.zeros((1, 3, 160, 160), np.float32)
+    pixels = np.zeros((1, 3, manifest.image.height, manifest.image.width), np.float32)
     (answer,) = opened.generate(opened.encode_image(pixels), [np.asarray([0, 5, 2])], SearchOptions(max_new_tokens=4))
     assert len(answer.ids) <= 4
     assert list(engine_faults(bundle)) == []

@@ -135,7 +135,7 @@ def test_parts_of_different_precision_fit_together(bundle: Bundle, tmp_path: Pat
     assert cross == {t.name: t.dtype for t in mixed.decoder.inputs if t.name.startswith("cross_")}
     assert set(cross.values()) == {"float16"}
     model = LoweredModel(mixed)
-    pixels = np.zeros((1, 3, 160, 160), np.float32)
+    pixels = np.zeros((1, 3, bundle.manifest.image.height, bundle.manifest.image.width), np.float32)
     found = model.generate(model.cross(model.features(pixels), [np.asarray([0, 5, 2])]), _greedy(bundle))
     assert len(found[0].ids) >= 1
 

@@ -61,7 +61,10 @@ def test_bands_of_separate_heads_are_cut_too(tmp_path: Path, monkeypatch: pytest
     assert separate_heads(model.graph) > 0
     RemoveUnusedNodesPass()(model)
     assert bands.cut_into_bands(model.graph) > 0
-    assert any("attention.qkv" in (node.name or "") for node in model.graph if node.op_type == "Split")
+    split = [node.name or "" for node in model.graph if node.op_type == "Split"]
+    for part in ("spatial.attention.qkv", "channel.attention.qkv", "mlp.fc1"):
+        assert any(part in name for name in split)
+    assert any(node.op_type == "Sum" for node in model.graph)
     np.testing.assert_allclose(features(model, tmp_path), wanted, atol=2e-5)
 
 

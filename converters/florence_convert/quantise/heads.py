@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import onnx_ir as ir
 
-from .products import Product, array_of, only_reader, products, stored, stored_ids
+from .products import Product, array_of, numbers, only_reader, products, stored, stored_ids
 
 _PARTS = 3
 
@@ -28,7 +28,7 @@ def _separate(graph: ir.Graph, product: Product) -> bool:
     if path is None:
         return False
     spread, turn, merge = path
-    target, order = _numbers(spread.inputs[1]), [int(axis) for axis in turn.attributes["perm"].as_ints()]
+    target, order = numbers(spread.inputs[1]), [int(axis) for axis in turn.attributes["perm"].as_ints()]
     picked = [_pick(use.node) for use in (merge or turn).outputs[0].uses()]
     picks = {part: value for found in picked if found is not None for part, value in [found]}
     if order[0] >= len(target) or target[order[0]] != _PARTS or sorted(picks) != list(range(_PARTS)):
@@ -39,7 +39,7 @@ def _separate(graph: ir.Graph, product: Product) -> bool:
         nodes = [*_projection(graph, product, part), ir.node("Reshape", [None, shape], {"allowzero": 1})]
         nodes.append(ir.node("Transpose", [None], {"perm": perm}))
         if merge is not None:
-            merged = stored_ids(graph, f"{merge.name}.part", _numbers(merge.inputs[1])[1:])
+            merged = stored_ids(graph, f"{merge.name}.part", numbers(merge.inputs[1])[1:])
             nodes.append(ir.node("Reshape", [None, merged], {"allowzero": 1}))
         for number, (before, node) in enumerate(pairwise(nodes)):
             node.replace_input_with(0, before.outputs[0])
@@ -63,11 +63,11 @@ def _path(last: ir.Node) -> tuple[ir.Node, ir.Node, ir.Node | None] | None:
 
 def _pick(node: ir.Node) -> tuple[int, ir.Value] | None:
     """Which entry of the first axis a node picks, and what comes out: a Gather, or a Slice with its Squeeze."""
-    if node.op_type == "Gather" and (index := _numbers(node.inputs[1])):
+    if node.op_type == "Gather" and (index := numbers(node.inputs[1])):
         return index[0], node.outputs[0]
     squeeze = only_reader(node.outputs[0])
     if node.op_type == "Slice" and squeeze is not None and squeeze.op_type == "Squeeze":
-        start, stop, axes = (_numbers(value) for value in node.inputs[1:4])
+        start, stop, axes = (numbers(value) for value in node.inputs[1:4])
         return (start[0], squeeze.outputs[0]) if axes == [0] and stop[0] == start[0] + 1 else None
     return None
 
@@ -87,8 +87,3 @@ def _projection(graph: ir.Graph, product: Product, part: int) -> list[ir.Node]:
             node.outputs[0].shape, node.outputs[0].type = ir.Shape([*shape[:-1], third.shape[-1]]), value.type
             nodes.append(node)
     return nodes
-
-
-def _numbers(value: ir.Value | None) -> list[int]:
-    """A stored shape or index, empty where it is not stored."""
-    return [] if value is None or value.const_value is None else [int(n) for n in value.const_value.numpy().reshape(-1)]

@@ -151,6 +151,11 @@ def stored_ids(graph: ir.Graph, name: str, values: Sequence[int]) -> ir.Value:
     return graph.initializers.get(name) or stored(graph, name, np.asarray(values, np.int64))
 
 
+def numbers(value: ir.Value | None) -> list[int]:
+    """A stored shape or index, empty where it is not stored."""
+    return [] if value is None or value.const_value is None else [int(n) for n in value.const_value.numpy().reshape(-1)]
+
+
 def _bias_behind(product: ir.Node) -> tuple[ir.Value, ir.Node] | None:
     """The stored bias that the only reader of a product adds to it."""
     add = only_reader(product.outputs[0])
