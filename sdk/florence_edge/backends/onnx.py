@@ -27,6 +27,13 @@ from .request import Bounds, Request, check_pixels, make_request
 MINIMUM = (1, 20)
 """Oldest ONNX Runtime that runs the graphs' operators (opset 20) on every platform of the project."""
 
+LARGE_PIXELS = 512 * 512
+"""Pictures beyond this are large: their working memory goes back to the system after every run.
+
+That of smaller ones is kept (some 15 MiB at 160 x 160): a camera's next frame needs it again, and what several threads
+free and take at every frame leaves gaps in malloc's heap, which hold more than that.
+"""
+
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
@@ -99,7 +106,7 @@ class OnnxBackend:
         self._sessions.close()
 
     def _features(self, pixels: Float32Array) -> Float32Array:
-        """Features [1, N, D] of one image; working memory goes back to the system, it is by far the largest of all."""
+        """Features [1, N, D] of one image; working memory, by far the largest of all, is kept or not by its size."""
         session, graph = self._sessions["vision"], self._graphs.vision
         try:
             (features,) = session.run(None, {graph.inputs[0].name: pixels}, self._sessions.tidy)
@@ -135,7 +142,8 @@ class _Sessions:
         }
         self.device = "cuda" if names[0] == CUDA else "cpu"
         self.tidy = runtime.RunOptions()
-        if self.device == "cpu":
+        image = bundle.manifest.image
+        if self.device == "cpu" and image.height * image.width > LARGE_PIXELS:
             self.tidy.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def __getitem__(self, graph: str) -> Any:

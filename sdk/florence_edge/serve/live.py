@@ -129,7 +129,7 @@ class LiveView:
                     self._turn(feed, place)
         except (LeftError, RequestError):  # the server stops
             return None
-        except FlorenceError as error:
+        except Exception as error:  # a driver's too: the view opens the camera again, whatever went wrong
             return problem(error)
         finally:
             feed.close()
@@ -143,7 +143,7 @@ class LiveView:
 
     def _newest(self, feed: Live, ready: Ready) -> Ready:
         """The frame to answer now that the model is free: a newer one may have come while others were served."""
-        newer = feed.next(0.0)
+        newer = feed.newer()
         if newer is None:
             return ready
         self._ledger.add(self.tag, dropped=1)

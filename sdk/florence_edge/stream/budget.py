@@ -60,7 +60,9 @@ class Budget:
 
     def encoded(self, side: int, spent_ms: float) -> tuple[Cut, ...]:
         """Learns what encoding a picture of that height took; returns what was cut of it."""
-        self._vision_ms[side] = _follow(self._vision_ms.get(side), spent_ms)
+        self._vision_ms[side] = price = _follow(self._vision_ms.get(side), spent_ms)
+        for other, known in self._vision_ms.items():  # else one slow picture would cost the full size for ever
+            self._vision_ms[other] = min(known, _follow(known, price * (other / side) ** 2))
         full = self._specs[0].height
         return () if side == full else (Cut("", "resolution", full, side),)
 

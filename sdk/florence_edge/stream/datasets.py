@@ -73,7 +73,7 @@ class Yolo:
     """A `Sink` of `images/NAME.jpg`, `labels/NAME.txt` and `data.yaml`, as YOLO trainers read them.
 
     Classes are those asked for, then others as they appear; each is in `data.yaml` before a label needs it. The picture
-    comes last: whatever a kill leaves, there is none without its labels. `kind` is as in `annotations.yolo_lines`.
+    comes last: whatever a kill leaves, there is none without its labels. `kind` is as in `annotations.yolo_line`.
     """
 
     def __init__(self, folder: Path, *, min_score: float | None = None, kind: YoloKind = "detect") -> None:

@@ -22,6 +22,9 @@ from .protocols import Frame, Source, SourceError
 READ_AHEAD = 2
 """Frames between two stages of a recording: enough for both to work at once, few enough to stay small."""
 
+LEAVE_S = 2.0
+"""How long the end of a run waits for a thread; one that hangs in a driver or a decoder is left behind."""
+
 Spec = Callable[[], ImageSpec]
 """Gives the size that pictures are to have at this moment."""
 
@@ -107,7 +110,7 @@ class Recorded:
         self._frames.close()
         self._ready.close()
         for thread in self._threads:
-            thread.join()
+            thread.join(LEAVE_S)
 
     def _read(self, positions: Mapping[str, int]) -> None:
         """Reads the sources; the frame before each start comes too, since the schedule needs it."""

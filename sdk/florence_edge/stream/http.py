@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -29,11 +30,12 @@ class Receiver:
     """A `Sink` that answers each event with 2xx once it has it.
 
     An event whose acknowledgement was lost is sent again; `Idempotency-Key` (run, source, frame) lets the receiver see
-    that. Redirections are followed by the rules of `urllib`. After six attempts the run ends.
+    that. A redirection is a refusal: following it would lose the event's body. After six attempts the run ends.
     """
 
     def __init__(self, address: str, *, pause: Callable[[float], None] = time.sleep) -> None:
         self._address, self._pause = address, pause
+        self._opener = urllib.request.build_opener(_Stay)
 
     def open(self, run: Run) -> None:
         """As in `Sink`: what a receiver has kept is its own affair."""
@@ -61,13 +63,22 @@ class Receiver:
     def _send(self, request: urllib.request.Request, wait_s: float) -> tuple[str | None, float | None]:
         """One attempt: what went wrong, and how long to wait before the next, None when there is no use in one."""
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+            with self._opener.open(request, timeout=TIMEOUT_S):
                 return None, None
         except urllib.error.HTTPError as error:
             with error:
-                told = error.headers.get("Retry-After", "")
+                told, elsewhere = error.headers.get("Retry-After", ""), error.headers.get("Location")
+            if elsewhere is not None:
+                return f"{error.code} {error.reason}; give the address that it names: {elsewhere}", None
             if error.code < 500 and error.code not in _PASSING:
                 return f"{error.code} {error.reason}", None
             return f"{error.code} {error.reason}", min(LONGEST_WAIT_S, float(told)) if told.isdecimal() else wait_s
-        except OSError as error:  # URLError, refused and reset connections, timeouts
-            return str(error), wait_s
+        except (OSError, http.client.HTTPException) as error:  # refused and reset connections, timeouts, half an answer
+            return str(error) or type(error).__name__, wait_s
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection: of a POST that was moved, `urllib` makes a GET without a body."""
+
+    def redirect_request(self, *given: object) -> None:
+        """Declines, so that the answer is an `HTTPError`."""

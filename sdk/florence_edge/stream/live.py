@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from .asks import Schedule
-from .feeds import Ready, Spec, make_ready
+from .feeds import LEAVE_S, Ready, Spec, make_ready
 from .mailbox import Ledger, Mailbox
 from .protocols import Frame, Source
 from .pump import Note, Pump, Reconnect
@@ -73,10 +73,19 @@ class Live:
     def next(self, timeout_s: float) -> Ready | None:
         """As in `Feed`."""
         self._pace.wanted()
+        return self._take(timeout_s)
+
+    def newer(self) -> Ready | None:
+        """What was made ready since `next`, for a model that got busy with something else; asks for nothing."""
+        return self._take(0.0)
+
+    def _take(self, timeout_s: float) -> Ready | None:
         taken = self._ready.take(timeout_s)
+        if self._error is not None:
+            if taken is not None:
+                self._ledger.add(taken[1][1].frame.tag, dropped=1)
+            raise self._error
         if taken is None:
-            if self._error is not None:
-                raise self._error
             return None
         begun, ready = taken[1]
         frame = ready.frame
@@ -97,7 +106,7 @@ class Live:
         self._stop.set()
         self._pace.wanted()
         for thread in self._threads:
-            thread.join(timeout=2.0)
+            thread.join(LEAVE_S)
         for tag, waiting in self._raw.clear().items():
             self._ledger.add(tag, dropped=waiting)
         taken = self._ready.take(0.0)
@@ -175,6 +184,7 @@ class Pace:
         """The model waits for a picture."""
         if self._taken_at and not self._wanted.is_set():
             self._busy_s = _smooth(self._busy_s, time.monotonic() - self._taken_at)
+            self.begin_at = min(self.begin_at, time.monotonic())  # nothing that is begun from now on is too early
         self._wanted.set()
 
     def taken(self) -> None:

@@ -20,6 +20,13 @@ TIMEOUT_MS = 5_000
 CODECS = {".avi": "MJPG", ".mkv": "mp4v"}
 """Suffix of a video to the codec it is written with. Both can be read after their writer was killed; an MP4 cannot."""
 
+_LOOK = {
+    "V4L2": "is it plugged in (v4l2-ctl --list-devices), free, and are you in the group video?",
+    "GSTREAMER": "does the pipeline run in gst-launch-1.0?",
+    "FFMPEG": "does ffprobe read it?",
+}
+"""What to look at when a capture does not open."""
+
 
 class Capture:
     """An open capture; `address` is a device number, a path, an address or a GStreamer pipeline.
@@ -42,7 +49,7 @@ class Capture:
                 parameters += [getattr(self._cv2, f"CAP_PROP_{name}"), TIMEOUT_MS]
         self._capture = self._cv2.VideoCapture(address, backend, parameters)
         if not self._capture.isOpened():
-            raise SourceError(f"{shown} cannot be opened as a video with {api}")
+            raise SourceError(f"{shown} cannot be opened as a video with {api}; {_LOOK[api]}")
         for name, value in (settings or {}).items():
             self._capture.set(getattr(self._cv2, f"CAP_PROP_{name}"), value)
 
@@ -101,8 +108,8 @@ class Recorder:
 
 
 def public(address: str | int) -> str:
-    """An address without the user name and password that it may hold, for messages."""
-    return re.sub(r"//[^/@]*@", "//", str(address))
+    """An address without the user name and password that it may hold, for messages; a device number as its path."""
+    return f"/dev/video{address}" if isinstance(address, int) else re.sub(r"//[^/@]*@", "//", address)
 
 
 def _library(purpose: str) -> Any:

@@ -65,7 +65,7 @@ SCHEMES: Mapping[str, Scheme] = {
     "csi": Scheme("florence_edge.stream.cameras", "video", source=True, example="csi://0"),
     "rtsp": Scheme("florence_edge.stream.cameras", "video", source=True, raw=True, example="rtsp://host/stream#gate"),
     "rtsps": Scheme("florence_edge.stream.cameras", "video", source=True, raw=True),
-    "video": Scheme("florence_edge.stream.videos", "video", source=True, sink=True, example="clip.mp4"),
+    "video": Scheme("florence_edge.stream.videos", "video", source=True, sink=True, example="clip.mkv"),
     "images": Scheme("florence_edge.stream.pictures", source=True, example="photos/, 'photos/**/*.jpg', list.txt"),
     "folder": Scheme("florence_edge.stream.folders", sink=True, example="answers/"),
     "yolo": Scheme("florence_edge.stream.datasets", sink=True, example="yolo://dataset?min_score=0.1"),
@@ -73,7 +73,7 @@ SCHEMES: Mapping[str, Scheme] = {
     "jsonl": Scheme("florence_edge.stream.jsonl", sink=True, example="answers.jsonl"),
     "http": Scheme("florence_edge.stream.http", sink=True, raw=True, example="http://host:8000/events"),
     "https": Scheme("florence_edge.stream.http", sink=True, raw=True),
-    "bag": Scheme("florence_edge.stream.bags", "bags", source=True, sink=True, example="bag://run.mcap?topic=/camera"),
+    "bag": Scheme("florence_edge.stream.bags", "bags", source=True, sink=True, example="bag://run.mcap"),
     "foxglove": Scheme("florence_edge.stream.foxglove", "foxglove", sink=True, example="foxglove://127.0.0.1:8765"),
 }
 """Every scheme. `file://` and plain paths become one of these by what is there, or by their suffix."""
@@ -164,10 +164,11 @@ def _kind(path: str, role: Role) -> str:
             return scheme
     if role == "source" and any(character in path for character in "*?["):
         return "images"
+    if role == "source" and not place.exists():
+        raise InputError(f"{path} does not exist; a source is a file, a folder, or an address such as v4l2://0")
     known = ", ".join(sorted(suffix for suffixes in _SUFFIXES[role].values() for suffix in suffixes if suffix))
-    state = "" if role == "sink" or place.exists() else " and does not exist"
     raise InputError(
-        f"{path!r} cannot be told to be a {role}: its suffix is none of {known}{state}; name the kind, as in "
+        f"{path!r} cannot be told to be a {role}: its suffix is none of {known}; name the kind, as in "
         f"{'video' if role == 'source' else 'jsonl'}://{path}"
     )
 
