@@ -121,7 +121,7 @@ def asked() -> list[str]:
 def test_the_bundled_model_gets_honest_scores_and_keeps_its_precision(plain: Path, bundle: Path) -> None:
     curves = Bundle.open(bundle).manifest.calibration
     assert set(curves) == set(TASKS)
-    config = TabletopConfig(height=160, width=160)
+    config = TabletopConfig(height=240, width=240)
     scenes = Dataset(tuple(tabletop("test", 12, config=config)))
     options = EvalOptions(tasks=TASKS, resamples=0, worst=0)
     reports = []

@@ -118,7 +118,7 @@ def cross_arguments() -> tuple[Tensor, ...]:
 
 
 def beam_arguments() -> tuple[Any, ...]:
-    state, numbers = search_state(0), [BATCH, BEAMS, 50, LENGTH, 2, 2, 0, 2, 3, 0, 1]
+    state, numbers = search_state(0), [BATCH, BEAMS, 50, LENGTH, LENGTH, 2, 2, 0, 2, 3, 0, 1]
     KERNELS.beam_begin(state)
     return noise(BATCH * BEAMS, 50), state.shared(), state.progress, numbers, 1.0
 

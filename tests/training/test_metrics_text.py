@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from florence_train.evaluate.captions import bleu, cider, common_subsequence, rouge_l, words
+from florence_train.evaluate.captions import ORDER, bleu, cider, common_subsequence, rouge_l, words
 from florence_train.evaluate.reading import edit_distance, normalised
 
 VOCABULARY = ["a", "red", "cube", "ball", "left", "of", "the", "on", "table", "two"]
@@ -38,6 +38,8 @@ def test_cider_is_the_published_one(corpus: list[tuple[list[str], list[list[str]
 @given(CORPORA)
 def test_bleu_is_the_published_one(corpus: list[tuple[list[str], list[list[str]]]]) -> None:
     scorer = pytest.importorskip("pycocoevalcap.bleu.bleu_scorer").BleuScorer(n=4)
+    # Without any run of four words the published code divides one of its two small constants by the other.
+    assume(any(len(caption) >= ORDER for caption, _ in corpus))
     for caption, refs in corpus:
         scorer += (" ".join(caption), [" ".join(ref) for ref in refs])
     expected, _ = scorer.compute_score(option="closest", verbose=0)

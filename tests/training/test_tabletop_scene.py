@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from florence_edge.errors import InputError
 from florence_train.tabletop import SPLITS, Scene, TabletopConfig, render, split_seed
-from florence_train.tabletop.lettering import FONTS, font_folder
+from florence_train.tabletop.lettering import FONTS, font_folder, places
 from florence_train.tabletop.sheet import truth
 from florence_train.tabletop.vocabulary import COLOURS, KINDS, LABEL_ALPHABET, SIZES, TABLES, TEXTURES, WALLS
 
@@ -201,6 +201,30 @@ def test_quads_lie_inside_and_run_clockwise(scenes: list[Scene]) -> None:
         box = scene.objects[label.carrier].box
         assert (low >= box[:2] - 0.5).all()
         assert (high <= box[2:] + 0.5).all()
+
+
+def test_characters_lie_in_a_row_inside_their_quad(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        for label in scene.labels:
+            assert len(label.centres) == len(label.text)
+            left, right = (label.quad[0] + label.quad[3]) / 2, (label.quad[1] + label.quad[2]) / 2
+            along = (label.centres - left) @ (right - left) / ((right - left) ** 2).sum()
+            assert (np.diff([0.0, *along, 1.0]) > 0).all()
+
+
+@pytest.mark.parametrize("font", FONTS)
+def test_the_centre_of_a_character_is_where_it_is_drawn(font: str) -> None:
+    face = ImageFont.truetype(str(font_folder() / f"{font}.ttf"), 96)
+    text = "1WM7"
+    whole = face.getmask(text).size[0]
+    for index, along in enumerate(places(text, font)):
+        others = Image.new("L", (whole + 200, 150))
+        ImageDraw.Draw(others).text((50, 10), text[:index] + " " * 9, fill=255, font=face)
+        shown = Image.new("L", others.size)
+        ImageDraw.Draw(shown).text((50, 10), text[: index + 1], fill=255, font=face)
+        ink = np.flatnonzero((np.asarray(shown, int) - np.asarray(others, int)).max(axis=0) > 128)
+        start = np.flatnonzero(np.asarray(shown).max(axis=0) > 128)[0]
+        assert (ink[0] + ink[-1]) / 2 - start == pytest.approx(along * whole, abs=0.06 * whole)
 
 
 def test_every_card_can_be_read(scenes: list[Scene]) -> None:

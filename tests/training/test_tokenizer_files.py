@@ -68,6 +68,14 @@ def test_a_trained_tokenizer_has_the_same_shape_and_is_deterministic() -> None:
     assert encoded[-3:-1] == [tokenizer.token_to_id("<loc_5>"), tokenizer.token_to_id("<loc_7>")]
 
 
+@given(st.text("0123456789ABCDEFGHJKLMNPRSTUVWXYZ", min_size=2))
+def test_printed_codes_are_spelt_by_character(code: str) -> None:
+    tokenizer = train_tokenizer(["that reads 45 45 AB AB A cat"] * 9, text_tokens=300)
+    ids = tokenizer.encode(f"that reads {code}.").ids
+    assert [tokenizer.id_to_token(index) for index in ids][-len(code) - 2 : -2] == list(code)
+    assert tokenizer.decode(ids) == f"that reads {code}."
+
+
 TOKENIZER = train_tokenizer(["some words", "more words"], text_tokens=280)
 PreTrainedTokenizerFast: Any = _PreTrainedTokenizerFast
 AS_TRANSFORMERS = PreTrainedTokenizerFast(tokenizer_object=TOKENIZER)

@@ -164,7 +164,7 @@ def test_the_best_model_on_a_held_out_part_is_the_result(tmp_path: Path, tuning:
 
 
 def test_a_metric_that_is_not_measured_is_refused_before_the_first_step(tmp_path: Path, tuning: str) -> None:
-    for metric, message in (("<CAPTION> mAP", "measured: .*ROUGE-L"), ("<OD> mAP", "asks nothing of <OD>")):
+    for metric, message in (("<CAPTION> mAP", "what was: .*ROUGE-L"), ("<OD> mAP", "asks nothing of <OD>")):
         text = tuning + f'[validation]\nevery = 2\nshare = 0.4\nmetric = "{metric}"\n'
         with pytest.raises(InputError, match=message):
             train(load_recipe(_recipe(tmp_path, text)), tmp_path / "run")

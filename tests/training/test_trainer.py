@@ -5,6 +5,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -137,8 +138,8 @@ def test_a_kill_while_saving_leaves_the_old_state(tmp_path: Path, monkeypatch: p
     run_squares(tmp_path, make_recipe(12), until=3)
     kept = (tmp_path / "state.pt").read_bytes()
 
-    def die(value: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    def die(value: object, stream: BinaryIO) -> None:
+        stream.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", die)

@@ -12,7 +12,7 @@ from florence_edge.errors import InputError
 from florence_edge.options import SearchConfig
 from florence_train.batch import collate
 from florence_train.data import Dataset, Record
-from florence_train.held_out import HeldOutLoss, split
+from florence_train.held_out import HeldOutLoss, HeldOutMetric, split
 from florence_train.loop.validation import Validation
 from florence_train.losses import answer_loss
 from florence_train.model import FlorenceModel
@@ -99,6 +99,12 @@ def test_the_held_out_loss_is_the_mean_over_all_answer_tokens() -> None:
     labels = torch.cat([group.labels.flatten() for group in whole.turns])
     wanted = float(answer_loss(flat, labels, VOCABULARY).total.detach())
     assert HeldOutLoss(Squares(2), 3, torch.device("cpu"))(model) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(("metric", "lower"), [("mAP", False), ("CER", True), ("ECE", True), ("ECE at IoU 0.5", True)])
+def test_errors_are_better_when_lower(metric: str, lower: bool) -> None:
+    judge = HeldOutMetric((), "<OD>", metric, beams=1, write=lambda model, folder: None)
+    assert judge.lower_is_better is lower
 
 
 def test_a_share_is_held_out_the_same_way_every_time() -> None:

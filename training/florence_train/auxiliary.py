@@ -5,6 +5,10 @@ every image token is told which object it lies on. Each token of the feature gri
 under its centre ("nothing" included) and, where there is one, the four sides of its box, as distributions over the same
 1,000 location bins and through the same embedding rows as the decoder: what the decoder has to write is then linearly
 readable from the features it attends to.
+
+Reading needs more: a token holds several characters, and told only which, in what order, the model learns nothing in
+many thousands of pictures. So each cell of the finer map that the last stage begins with also predicts the one
+character that is printed there, which is learnt within a few thousand; the characters of a token then follow.
 """
 
 from __future__ import annotations
@@ -20,53 +24,82 @@ from .losses import location_loss
 NOTHING = 0
 """Class 0 of every head: no object under the token."""
 
+READING = 5.0
+"""Weight of the characters where there are some: next to all else that a picture tells, they would be learnt last."""
+
 
 @dataclass(frozen=True)
 class DenseTargets:
     """What lies under each token of the feature grid, in row-major order.
 
-    `classes` is [B, N, A] int64: one class per attribute, `NOTHING` where the token lies on no object. `bins` is
-    [B, N, 4] int64: the location bins of the box x1 y1 x2 y2 of the object, -1 where there is none.
+    `classes` is [B, N, A] int64: one class per attribute, `NOTHING` where the token has none. `bins` is [B, N, 4]
+    int64: the location bins of the box x1 y1 x2 y2 of the object, -1 where there is none. `characters` is [B, M] int64:
+    the class of the character under each cell of the map before the last stage, `NOTHING` for none.
     """
 
     classes: Tensor
     bins: Tensor
+    characters: Tensor
 
     def to(self, device: torch.device) -> DenseTargets:
         """The same on another device."""
-        return DenseTargets(self.classes.to(device), self.bins.to(device))
+        return DenseTargets(self.classes.to(device), self.bins.to(device), self.characters.to(device))
+
+    def counts(self) -> Tensor:
+        """How many tokens have each attribute, how many a box, and how many cells a character: [A + 2] int64."""
+        named = (self.classes != NOTHING).flatten(0, 1).sum(dim=0)
+        others = torch.stack([(self.bins[..., 0] >= 0).sum(), (self.characters != NOTHING).sum()])
+        return torch.cat([named, others])
+
+
+@dataclass(frozen=True)
+class DenseClasses:
+    """How many classes there are to tell apart, `NOTHING` aside: of each attribute, and of characters."""
+
+    attributes: tuple[int, ...] = ()
+    characters: int = 0
 
 
 class DenseHeads(nn.Module):
-    """Linear heads over image features: one per attribute, and four sides scored against the location embeddings."""
+    """Linear heads: over image features of `width` one per attribute, and four sides scored against the location
+    embeddings; over the map before the last stage, of width `finer`, one for characters.
+    """
 
-    def __init__(self, width: int, attribute_classes: tuple[int, ...]) -> None:
+    def __init__(self, width: int, finer: int, classes: DenseClasses) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.attributes = nn.ModuleList(nn.Linear(width, 1 + count) for count in attribute_classes)
+        self.norm, self.finer_norm = nn.LayerNorm(width), nn.LayerNorm(finer)
+        self.attributes = nn.ModuleList(nn.Linear(width, 1 + count) for count in classes.attributes)
         self.sides = nn.Linear(width, 4 * width)
+        self.characters = nn.Linear(finer, 1 + classes.characters)
 
-    def losses(self, features: Tensor, targets: DenseTargets, locations: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """Mean losses of grid features [B, N, D] (no pooled token): over all tokens, and over those on an object.
+    def losses(
+        self, features: Tensor, finer: Tensor, targets: DenseTargets, *, locations: Tensor, sigma: float
+    ) -> tuple[Tensor, Tensor]:
+        """Mean losses of grid features [B, N, D] (no pooled token) and of the map before the last stage [B, C, h, w].
 
-        `locations` [1000, D] are the embedding rows.
+        They are the sum of the means over all tokens, and [A + 2] over those that `counts` counts: most tokens have no
+        attribute, and without a mean of their own those that have one would hardly count. `locations` [1000, D] are
+        the embedding rows.
         """
         features = self.norm(features.float())
-        everywhere = on_objects = features.new_zeros(())
+        finer = self.finer_norm(finer.flatten(2).transpose(1, 2).float())
+        pairs = [(head(features), targets.classes[..., index]) for index, head in enumerate(self.attributes)]
+        named = [_cross_entropy(scores, wanted) for scores, wanted in pairs]
+        printed = _cross_entropy(self.characters(finer), targets.characters)
         covered = targets.bins[..., 0] >= 0
-        some = bool(covered.any())
-        for index, head in enumerate(self.attributes):
-            wanted, scores = targets.classes[..., index], head(features)
-            everywhere = everywhere + F.cross_entropy(scores.flatten(0, 1), wanted.flatten())
-            if some:  # most tokens lie on no object: without a mean of their own the others would hardly count
-                on_objects = on_objects + F.cross_entropy(scores[covered], wanted[covered])
-        if some:
-            sides = self.sides(features[covered]).unflatten(1, (4, -1))
-            log_probs = torch.log_softmax(sides @ locations.float().T, dim=-1).flatten(0, 1)
-            on_objects = on_objects + location_loss(log_probs, targets.bins[covered].flatten(), sigma).mean()
-        return everywhere, on_objects
+        sides = self.sides(features[covered]).unflatten(1, (4, -1))
+        log_probs = torch.log_softmax(sides @ locations.float().T, dim=-1).flatten(0, 1)
+        boxes = _mean(location_loss(log_probs, targets.bins[covered].flatten(), sigma))
+        everywhere = torch.stack([mean for mean, _ in (*named, printed)]).sum()
+        return everywhere, torch.stack([*(mean for _, mean in named), boxes, READING * printed[1]])
 
-    def loss(self, features: Tensor, targets: DenseTargets, locations: Tensor, sigma: float) -> Tensor:
-        """The sum of `losses`."""
-        everywhere, on_objects = self.losses(features, targets, locations, sigma)
-        return everywhere + on_objects
+
+def _cross_entropy(scores: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy over all of [B, N, K], and over what is not `NOTHING`."""
+    each = F.cross_entropy(scores.flatten(0, 1), wanted.flatten(), reduction="none")
+    return each.mean(), _mean(each[wanted.flatten() != NOTHING])
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean, 0 of none."""
+    return values.sum() / max(1, len(values))

@@ -31,13 +31,12 @@ class Turn:
 class Sample:
     """One image [3, H, W] float32 (normalised), the turns drawn for it, and what lies under each feature token.
 
-    `classes` [N, A] and `bins` [N, 4] are those of `DenseTargets`, or None where the data has no dense truth.
+    `dense` are the classes [N, A], bins [N, 4] and characters [M] of `DenseTargets`, or None where the data has none.
     """
 
     pixels: Float32Array
     turns: tuple[Turn, ...]
-    classes: Int64Array | None = None
-    bins: Int64Array | None = None
+    dense: tuple[Int64Array, Int64Array, Int64Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,7 @@ def _padded(rows: Sequence[Int64Array], pad: int) -> Tensor:
 
 
 def _dense(samples: Sequence[Sample]) -> DenseTargets | None:
-    classes = [sample.classes for sample in samples if sample.classes is not None]
-    bins = [sample.bins for sample in samples if sample.bins is not None]
-    if len(classes) != len(samples) or len(bins) != len(samples):
+    truths = [sample.dense for sample in samples if sample.dense is not None]
+    if len(truths) != len(samples):
         return None
-    return DenseTargets(torch.from_numpy(np.stack(classes)), torch.from_numpy(np.stack(bins)))
+    return DenseTargets(*(torch.from_numpy(np.stack(rows)) for rows in zip(*truths, strict=True)))

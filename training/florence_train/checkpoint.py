@@ -24,7 +24,7 @@ from torch import Tensor
 from florence_edge.errors import CheckpointError, InputError
 from florence_edge.options import SearchConfig
 
-from .folder import read_weights, write_json
+from .folder import CONFIG_FILE, WEIGHTS_FILE, read_weights, write_json
 from .generation import GENERATION_FILE, generation_document
 from .model import FlorenceConfig, FlorenceModel
 from .names import EMBEDDING, MICROSOFT, NATIVE, rename, restore
@@ -89,15 +89,15 @@ def save_checkpoint(
 def _write(
     folder: Path, documents: Mapping[str, Mapping[str, Any]], weights: dict[str, Tensor], tokenizer: Tokenizer | None
 ) -> None:
-    save_file(restore(weights, NATIVE), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(restore(weights, NATIVE), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     if tokenizer is not None:
         with_image_token(tokenizer).save(str(folder / TOKENIZER_FILE))
-        positions = documents["config.json"]["text_config"]["max_position_embeddings"]
+        positions = documents[CONFIG_FILE]["text_config"]["max_position_embeddings"]
         write_json(folder / "tokenizer_config.json", _tokenizer_document(positions))
     for name, document in documents.items():
         write_json(folder / name, document)
     # safetensors makes its file private to the user; a model is as readable as the files beside it.
-    shutil.copymode(folder / "config.json", folder / "model.safetensors")
+    shutil.copymode(folder / CONFIG_FILE, folder / WEIGHTS_FILE)
 
 
 def _tokenizer_document(positions: int) -> dict[str, Any]:

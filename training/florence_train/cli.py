@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from florence_edge.cli.output import add_json, print_json, progress, table
 from florence_edge.errors import InputError
+from florence_edge.files import write
 
 from . import train_command
 from .annotate import cli as annotate_command
@@ -116,8 +117,8 @@ def run_eval(arguments: argparse.Namespace) -> int:
     with Florence.load(arguments.model, backend=arguments.backend, threads=arguments.threads) as model:
         report = _evaluated(arguments, model, options)
     if arguments.out is not None:
-        (arguments.out / "report.json").write_text(report.to_json(), encoding="utf-8")
-        (arguments.out / "report.md").write_text(report.to_markdown(), encoding="utf-8")
+        write(arguments.out / "report.json", report.to_json().encode("utf-8"))
+        write(arguments.out / "report.md", report.to_markdown().encode("utf-8"))
     if arguments.json:
         print_json(report.to_dict())
     else:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from florence_edge.results import Result
+from florence_edge.tasks import NOTHING
 
-NOTHING = "No object detected."
-"""The answer where there is nothing to find; a literal that the published models know too."""
+__all__ = ["NOTHING", "Box", "Example", "Given", "as_box"]
 
 Box = tuple[float, float, float, float]
 Given = str | tuple[str, ...] | Box | None
 """A phrase, class names, a box (x1, y1, x2, y2) in pixels, or nothing."""
+
+
+def as_box(corners: Iterable[float]) -> Box:
+    """The four corners in an array or a list as plain numbers."""
+    x1, y1, x2, y2 = map(float, corners)
+    return x1, y1, x2, y2
 
 
 @dataclass(frozen=True, eq=False)

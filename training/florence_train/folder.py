@@ -19,7 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from florence_edge.bundle import sha256
-from florence_edge.errors import CheckpointError, listing
+from florence_edge.errors import CheckpointError, first_line, listing
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+"""The model's dimensions and its weights, as both layouts call them."""
 
 DIGESTED = (".json", ".txt", ".safetensors", ".bin")
 """Suffixes of the files that make a checkpoint what it is."""
@@ -102,18 +105,14 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} cannot be read as a file of weights alone; a pickle that asks for code is never run. "
-            f"Convert it to safetensors where you trust it. {_first_line(error)}"
+            f"Convert it to safetensors where you trust it. {first_line(error)}"
         ) from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise CheckpointError(f"{path} holds something other than a table of tensors")
     return {str(key): value for key, value in tensors.items()}
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 WEIGHT_FILES: Mapping[str, Callable[[Path], dict[str, Tensor]]] = {
-    "model.safetensors": _read_safetensors,
+    WEIGHTS_FILE: _read_safetensors,
     "pytorch_model.bin": _read_pickle,
 }

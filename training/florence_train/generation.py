@@ -16,7 +16,7 @@ from florence_edge.errors import listing
 from florence_edge.options import SearchConfig
 from florence_edge.schema import decode
 
-from .folder import read_json, read_optional_json
+from .folder import CONFIG_FILE, read_json, read_optional_json
 from .published_config import Layout, Published, read_config
 from .tokenizer import BASE_TOKENS, TOKENIZER_FILE, load_tokenizer, token_id
 
@@ -96,7 +96,7 @@ def _stated(folder: Path, published: Published) -> dict[str, Any]:
     generation = read_optional_json(folder / GENERATION_FILE)
     if published.layout is Layout.NATIVE:
         return generation
-    document = read_json(folder / "config.json")
+    document = read_json(folder / CONFIG_FILE)
     merged: dict[str, Any] = {}
     for source in (generation, document, document.get("text_config") or {}):
         merged |= {key: value for key, value in source.items() if value is not None}

@@ -20,14 +20,13 @@ from .annotate.model import open_checkpoint
 from .batch import Batch, Sample, collate
 from .data import Dataset, Record
 from .evaluate import EvalOptions, evaluate
+from .evaluate.report import ERRORS
 from .loop.objective import answer_logits, count
 from .losses import answer_loss
 from .model import FlorenceModel
 from .recipe import DataRecipe, ValidationRecipe
 
 LOSS = "loss"
-ERRORS = ("CER", "ECE")
-"""Metrics of the evaluators that are better when lower."""
 
 
 class Samples(Protocol):
@@ -110,8 +109,8 @@ class HeldOutMetric:
                 report = evaluate(opened, self.records, options=options)
         try:
             value = report.metric(self.task, self.metric).value
-        except KeyError as error:
-            raise InputError(f"validation.metric: {error.args[0]}") from error
+        except InputError as error:
+            raise InputError(f"validation.metric: {error}") from error
         return float("nan") if value is None else value
 
 

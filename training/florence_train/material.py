@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 
 from florence_edge.errors import InputError
 from florence_edge.tokens import Tokens
@@ -12,6 +11,7 @@ from florence_edge.tokens import Tokens
 from .data import Dataset, Record, digest, load, tabletop
 from .data.augment import Augmentation
 from .data.record import tasks_of
+from .data.scenes import TABLETOP, split_named
 from .data.source import RecordSource, fitting
 from .held_out import LOSS, HeldOutLoss, Samples, Writer, evenly, metric_judge, split
 from .loop.devices import Devices
@@ -21,8 +21,6 @@ from .scenes import SceneSource
 from .start import Start
 from .tabletop import TabletopConfig
 from .trainer import Source, in_parts
-
-TABLETOP = "tabletop"
 
 
 @dataclass(frozen=True)
@@ -84,18 +82,17 @@ def _judge(
     write: Writer,
 ) -> Judge:
     """The measure of a validation, on the part `held` out or on data of its own."""
-    name, _, part = check.data.partition(":")
-    scenes = name == TABLETOP
-    if held is None and not scenes:
+    part = split_named(check.data)
+    if held is None and not part:
         held = _read(recipe.data, check.data, start=start)
     if check.metric != LOSS:
-        records = _scenes(part or "val", check.images, start=start) if held is None else held.records[: check.images]
+        records = _scenes(part, check.images, start=start) if held is None else held.records[: check.images]
         return metric_judge(check, records, write=write)
     data = evenly(in_parts(recipe.data, devices.world * recipe.compute.accumulate))
     tokens = Tokens(start.tokenizer)
     source: Samples
     if held is None:
-        source = SceneSource(data, start.config, tokens, split=part or "val")
+        source = SceneSource(data, start.config, tokens, split=part)
         images = check.images
     else:
         source, images = RecordSource(data, start.config, tokens, held), min(check.images, len(held))
@@ -104,5 +101,4 @@ def _judge(
 
 def _scenes(part: str, count: int, *, start: Start) -> tuple[Record, ...]:
     image = start.config.image
-    config = replace(TabletopConfig(), height=image.height, width=image.width)
-    return tuple(islice(tabletop(part, count, config=config), count))
+    return tuple(tabletop(part, count, config=TabletopConfig(height=image.height, width=image.width)))

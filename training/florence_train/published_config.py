@@ -7,7 +7,7 @@ model has no use for are ignored; values that would change its arithmetic are re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from florence_edge.errors import CheckpointError, InputError, listing
 from florence_edge.preprocess import ImageSpec
 
-from .folder import read_json, read_optional_json
+from .folder import CONFIG_FILE, read_json, read_optional_json
 from .model.config import BASE, LARGE, FlorenceConfig
 
 BICUBIC = 3
@@ -103,7 +103,7 @@ class Published:
 
 def read_config(folder: Path) -> Published:
     """Reads config.json and the image processor's file of either layout, or raises one `CheckpointError`."""
-    document = read_json(folder / "config.json")
+    document = read_json(folder / CONFIG_FILE)
     layout = _layout(document, folder)
     faults = [
         f"{key} is {value!r}; this model has {wanted!r}"
@@ -124,7 +124,7 @@ def read_config(folder: Path) -> Published:
     except InputError as error:
         faults.append(str(error))
     if faults:
-        raise CheckpointError(listing(f"{folder / 'config.json'} describes no model that can be built", faults))
+        raise CheckpointError(listing(f"{folder / CONFIG_FILE} describes no model that can be built", faults))
     return Published(config, layout, document.get("image_token_id"))
 
 
@@ -134,7 +134,7 @@ def native_documents(config: FlorenceConfig, *, rows: int, image_token: int) -> 
     text = {key.native: values["text"][key.field] for key in TEXT_KEYS}
     vision = {key.native: values["vision"][key.field] for key in VISION_KEYS}
     return {
-        "config.json": {
+        CONFIG_FILE: {
             "architectures": ["Florence2ForConditionalGeneration"],
             "model_type": "florence2",
             "dtype": "float32",
@@ -172,15 +172,13 @@ def _layout(document: Mapping[str, Any], folder: Path) -> Layout:
     """Native first: its published files still carry the microsoft keys that they were converted from."""
     vision = document.get("vision_config")
     if document.get("model_type") != "florence2" or not isinstance(vision, dict):
-        raise CheckpointError(
-            f"{folder / 'config.json'} is not that of a Florence-2 model: model_type must be florence2"
-        )
+        raise CheckpointError(f"{folder / CONFIG_FILE} is not that of a Florence-2 model: model_type must be florence2")
     if "embed_dim" in vision or "image_token_id" in document or vision.get("model_type") == "florence_vision":
         return Layout.NATIVE
     if "dim_embed" in vision or vision.get("model_type") == "davit":
         return Layout.MICROSOFT
     raise CheckpointError(
-        f"{folder / 'config.json'} is of neither published layout: vision_config must hold embed_dim (native) or "
+        f"{folder / CONFIG_FILE} is of neither published layout: vision_config must hold embed_dim (native) or "
         "dim_embed (microsoft)"
     )
 
@@ -204,7 +202,7 @@ def _image_spec(folder: Path, faults: list[str]) -> dict[str, Any]:
     size = document.get("size") or {}
     if document.get("do_center_crop") and document.get("crop_size") != size:
         faults.append(f"the image processor crops to {document.get('crop_size')}; only a plain resize is supported")
-    spec = ImageSpec().to_dict()
+    spec = asdict(ImageSpec())
     names = {"mean": document.get("image_mean"), "std": document.get("image_std"), **_sides(size, faults)}
     return {**spec, **{name: value for name, value in names.items() if value is not None}}
 

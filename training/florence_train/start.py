@@ -14,6 +14,7 @@ from florence_edge.tokens import Tokens
 
 from .checkpoint import load_checkpoint
 from .corpus import texts
+from .enlarge import enlarge
 from .folder import digest
 from .generation import read_generation
 from .loop.devices import Devices
@@ -55,6 +56,8 @@ def _from_checkpoint(recipe: Recipe) -> Start:
         raise InputError("a recipe has either `start`, a checkpoint to go on from, or [model], a model to begin with")
     folder = Path(recipe.start)
     model, _ = load_checkpoint(folder)
+    if recipe.enlarge is not None:
+        model = enlarge(model, *recipe.enlarge)
     return Start(model, load_tokenizer(folder), read_generation(folder), digest(folder))
 
 

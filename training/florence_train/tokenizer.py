@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from florence_edge.errors import CheckpointError
 from florence_edge.vocabulary import SPECIAL_TOKENS
@@ -21,6 +21,7 @@ from .folder import read_json
 IMAGE_TOKEN = "<image>"
 BASE_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 TOKENIZER_FILE = "tokenizer.json"
+_CODES = "(?<=[0-9A-Z])[0-9A-Z]|[0-9A-Z](?=[0-9A-Z])"
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
@@ -55,10 +56,17 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 def train_tokenizer(texts: Iterable[str], *, text_tokens: int) -> Tokenizer:
     """Trains a byte-level BPE of at most `text_tokens` entries on texts and adds the special tokens behind it.
 
-    Deterministic. It has all 256 bytes, so that any text can be written; prompts come out as `<s> text </s>`.
+    Deterministic. It has all 256 bytes, so that any text can be written; prompts come out as `<s> text </s>`. Codes of
+    capitals and digits are written character by character: nothing in a small model could learn what random pairs of
+    them look like.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=BASE_TOKENS[3]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_CODES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=text_tokens,

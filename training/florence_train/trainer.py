@@ -25,7 +25,7 @@ from florence_edge.errors import InputError
 from florence_edge.options import SearchConfig
 from florence_edge.vocabulary import Vocabulary
 
-from .auxiliary import DenseHeads
+from .auxiliary import DenseClasses, DenseHeads
 from .batch import Batch, Sample, collate
 from .loop.averages import Averages
 from .loop.devices import Devices
@@ -45,7 +45,7 @@ class Source(Protocol):
     """Training data as a function of the step."""
 
     vocabulary: Vocabulary
-    attribute_classes: tuple[int, ...]
+    dense_classes: DenseClasses
 
     def samples(self, step: int) -> list[Sample]:
         """The samples of one step; the same step always gives the same ones."""
@@ -113,7 +113,9 @@ class Trainer:
             recompute(model)
         with torch.random.fork_rng():
             torch.manual_seed(recipe.data.seed)  # every process must begin with the same heads
-            self.heads = DenseHeads(model.config.text.dim, source.attribute_classes).train()
+            self.heads = DenseHeads(
+                model.config.text.dim, model.config.vision.dims[-2:][0], source.dense_classes
+            ).train()
         objective = Objective(model, self.heads, source.vocabulary, recipe.loss)
         self._objective = self.devices.wrap(objective)
         self._parameters = [value for value in objective.parameters() if value.requires_grad]
@@ -241,7 +243,7 @@ class Trainer:
         self._averages.move(self.model, self.step)
         self.step += 1
         loss, text, location, dense = self.devices.total(terms).tolist()
-        _, texts, locations, images, _ = step.tolist()
+        _, texts, locations, images, *_ = step.tolist()
         return {
             "loss": loss,
             "text": text if texts else float("nan"),

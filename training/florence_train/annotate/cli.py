@@ -44,7 +44,6 @@ def _register_annotate(subparsers: argparse._SubParsersAction[argparse.ArgumentP
         help="label images with a model, as training data",
         description="Asks a model about every image, filters the answers and writes them as training data.",
         epilog=_FILTERS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_labelling(parser)
     parser.add_argument("--clean", type=Path, metavar="JSONL", help="labels of people; writes DIR/merged.jsonl too")
@@ -59,7 +58,6 @@ def _register_iterate(subparsers: argparse._SubParsersAction[argparse.ArgumentPa
         help="label, filter, merge with clean labels, train anew, measure; again and again",
         description="Rounds of the data engine; DIR/round-N has all that round N did, its model in run/checkpoint.",
         epilog=_FILTERS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "recipe", metavar="RECIPE", type=Path, help="as for florence-edge train; its source is replaced"
@@ -222,8 +220,8 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
 
 def _labelling(arguments: argparse.Namespace) -> tuple[Plan, tuple[Filter, ...]]:
     """Questions and filters of a command line."""
-    from florence_edge.cli.run import read_input
     from florence_edge.options import SearchOptions
+    from florence_edge.prompts import read_input
 
     from .filters import read_filters
     from .plan import Plan

@@ -19,6 +19,7 @@ from florence_edge.phrases import UNGROUNDABLE
 from florence_edge.results import Detections, Polygons, Quads, Result, Text
 from florence_edge.tasks import InputKind, find
 from florence_train.evaluate.overlap import box_iou
+from florence_train.evaluate.reading import bare
 
 from .plan import Answered
 
@@ -39,7 +40,7 @@ class Filter:
     def __call__(self, answer: Answered, image: Sequence[Answered]) -> BoolArray:
         """Which items of an answer stay, [N] bool."""
         if self.tasks and answer.task.token not in self.tasks:
-            return _all(answer)
+            return alike(answer)
         return self.keep(answer, image)
 
 
@@ -78,7 +79,7 @@ def confidence(value: str) -> Keep:
 def finished(value: str) -> Keep:
     """Answers that the model ended itself and that hold no malformed piece."""
     _none(value)
-    return lambda answer, image: _all(answer, answer.result.finish == "eos" and not answer.result.dropped)
+    return lambda answer, image: alike(answer, stay=answer.result.finish == "eos" and not answer.result.dropped)
 
 
 def nms(value: str) -> Keep:
@@ -88,7 +89,7 @@ def nms(value: str) -> Keep:
     def keep(answer: Answered, image: Sequence[Answered]) -> BoolArray:
         boxes, labels = regions(answer)
         if len(boxes) < 2 or not isinstance(answer.result, (Detections, Polygons)):
-            return _all(answer)
+            return alike(answer)
         try:
             import cv2
         except ImportError as error:
@@ -110,8 +111,8 @@ def blacklist(value: str) -> Keep:
     Case and a leading article do not count. Without a value: what the published processor grounds never.
     """
     phrases = UNGROUNDABLE if not value else frozenset(_phrases(value))
-    banned = {_bare(phrase) for phrase in phrases}
-    return lambda answer, image: np.array([_bare(text) not in banned for text in texts(answer.result)], np.bool_)
+    banned = {bare(phrase) for phrase in phrases}
+    return lambda answer, image: np.array([bare(text) not in banned for text in texts(answer.result)], np.bool_)
 
 
 def area(value: str) -> Keep:
@@ -121,7 +122,7 @@ def area(value: str) -> Keep:
     def keep(answer: Answered, image: Sequence[Answered]) -> BoolArray:
         boxes, _ = regions(answer)
         if not len(boxes):
-            return _all(answer)
+            return alike(answer)
         width, height = answer.result.size
         share = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) / (width * height)
         return np.asarray((share >= low) & (share <= high))
@@ -152,7 +153,7 @@ def agreement(value: str) -> Keep:
     def keep(answer: Answered, image: Sequence[Answered]) -> BoolArray:
         boxes, labels = regions(answer)
         if not len(boxes):
-            return _all(answer)
+            return alike(answer)
         found = np.zeros(len(boxes), np.bool_)
         for other in image:
             if other.task.token == answer.task.token:
@@ -213,7 +214,7 @@ def regions(answer: Answered) -> tuple[Float32Array, Sequence[str]]:
     if isinstance(result, Polygons):
         return result.boxes(), result.labels if answer.task.input is not InputKind.BOX else ("",) * len(result)
     if isinstance(result, Quads):
-        return np.concatenate([result.quads.min(axis=1), result.quads.max(axis=1)], axis=1), result.texts
+        return result.boxes(), result.texts
     if answer.task.token == "<REGION_TO_CATEGORY>" and isinstance(result, Text):
         return np.array([answer.given], np.float32), (result.text,)
     return np.zeros((0, 4), np.float32), ()
@@ -222,25 +223,20 @@ def regions(answer: Answered) -> tuple[Float32Array, Sequence[str]]:
 def _captions(passes: Callable[[str], bool]) -> Keep:
     def keep(answer: Answered, image: Sequence[Answered]) -> BoolArray:
         if answer.task.token not in CAPTIONS or not isinstance(answer.result, Text):
-            return _all(answer)
-        return _all(answer, passes(answer.result.text))
+            return alike(answer)
+        return alike(answer, stay=passes(answer.result.text))
 
     return keep
 
 
-def _all(answer: Answered, value: bool = True) -> BoolArray:
-    return np.full(len(answer.result), value, np.bool_)
+def alike(answer: Answered, *, stay: bool = True) -> BoolArray:
+    """Marks [N] that say the same of every item of an answer."""
+    return np.full(len(answer.result), stay, np.bool_)
 
 
 def _fits(mine: str, other: str) -> bool:
-    a, b = _bare(mine), _bare(other)
+    a, b = bare(mine), bare(other)
     return not a or not b or a == b or a.endswith(f" {b}") or b.endswith(f" {a}")
-
-
-def _bare(phrase: str) -> str:
-    """A phrase without case, white space at its ends, and a leading article."""
-    parts = phrase.casefold().split()
-    return " ".join(parts[1:] if len(parts) > 1 and parts[0] in ("a", "an", "the") else parts)
 
 
 def _phrases(value: str) -> list[str]:

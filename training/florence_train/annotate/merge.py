@@ -11,7 +11,7 @@ from typing import Any
 
 from florence_edge.errors import InputError, listing
 from florence_edge.files import write
-from florence_edge.geometry import ImageSize
+from florence_edge.prompts import ANY_SIZE
 from florence_train.data.jsonl import KEYS, fields_of
 from florence_train.data.turns import read_prefix
 
@@ -75,7 +75,7 @@ def _read(path: Path, faults: list[str]) -> Iterator[tuple[Key, dict[str, Any]]]
         if wrong:
             continue
         try:
-            task, _ = read_prefix(fields["prefix"], _ANY_SIZE)
+            task, _ = read_prefix(fields["prefix"], ANY_SIZE)
         except InputError as error:
             faults.append(f"{path}: line {number}: {error}")
             continue
@@ -86,6 +86,3 @@ def _read(path: Path, faults: list[str]) -> Iterator[tuple[Key, dict[str, Any]]]
 def _named(line: dict[str, Any], folder: Path) -> str:
     image = Path(line["image"])
     return str(image.relative_to(folder) if image.is_relative_to(folder) else image)
-
-
-_ANY_SIZE = ImageSize(1, 1)

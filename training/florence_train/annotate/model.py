@@ -24,19 +24,17 @@ from florence_edge.model import Florence
 from florence_edge.tokens import Tokens
 from florence_train.backend import TorchBackend
 from florence_train.checkpoint import load_checkpoint
-from florence_train.folder import digest
+from florence_train.folder import CONFIG_FILE, WEIGHTS_FILE, digest
 from florence_train.generation import read_generation
 from florence_train.model import FlorenceConfig
 from florence_train.published_config import read_config
 from florence_train.tokenizer import TOKENIZER_FILE
 
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
-
 
 def open_model(source: str | Path, *, backend: str = "onnx", threads: int | None = None) -> Florence:
     """A bundle by its folder or name, or a checkpoint folder, which runs in torch whatever `backend` says."""
     folder = Path(source)
-    if (folder / _CONFIG).is_file() and not (folder / MANIFEST).is_file():
+    if (folder / CONFIG_FILE).is_file() and not (folder / MANIFEST).is_file():
         if threads is not None:
             torch.set_num_threads(threads)
         return open_checkpoint(folder)
@@ -73,9 +71,9 @@ def _manifest(folder: Path, config: FlorenceConfig) -> Manifest:
         limits=Limits(positions - seen, positions - 1),
         search=read_generation(folder),
         graphs=Graphs(
-            Graph(_WEIGHTS, (pixels,), (features,)),
-            Graph(_WEIGHTS, (features, prompt), (logits,)),
-            Graph(_WEIGHTS, (prompt,), (logits,)),
+            Graph(WEIGHTS_FILE, (pixels,), (features,)),
+            Graph(WEIGHTS_FILE, (features, prompt), (logits,)),
+            Graph(WEIGHTS_FILE, (prompt,), (logits,)),
         ),
         files={TOKENIZER_FILE: record},
     )

@@ -19,7 +19,7 @@ from florence_edge.stream.asks import as_asks
 from florence_edge.tasks import InputKind, Task, find
 from florence_edge.view import Prepared
 from florence_train.data.turns import read_prefix, write_prefix
-from florence_train.examples import Given
+from florence_train.examples import Given, as_box
 
 _REGIONS = ("<OD>", "<DENSE_REGION_CAPTION>", "<OPEN_VOCABULARY_DETECTION>", "<REGION_PROPOSAL>")
 
@@ -165,7 +165,7 @@ def _given(ask: Ask) -> Given:
     if kind is InputKind.CLASSES:
         return ask.labels()
     if kind is InputKind.BOX:
-        return _box(np.asarray(ask.input, np.float64).tolist())
+        return as_box(np.asarray(ask.input, np.float64))
     return None if ask.input is None else str(ask.input)
 
 
@@ -175,14 +175,5 @@ def _inputs(task: Task, source: Result) -> Iterator[Given]:
         texts = [source.text] if isinstance(source, Text) else getattr(source, "labels", ())
         single = [text for text in texts if text and list(texts).count(text) == 1]
         yield from single
-    elif isinstance(source, Quads):
-        for quad in source.quads:
-            yield _box([*quad.min(axis=0).tolist(), *quad.max(axis=0).tolist()])
-    elif isinstance(source, Detections):
-        for box in source.boxes:
-            yield _box(box.tolist())
-
-
-def _box(corners: Sequence[float]) -> Given:
-    x1, y1, x2, y2 = corners
-    return (x1, y1, x2, y2)
+    elif isinstance(source, (Detections, Quads)):
+        yield from map(as_box, source.boxes() if isinstance(source, Quads) else source.boxes)

@@ -104,9 +104,8 @@ def _prepare(folder: Path, seed: int, setting: Setting) -> dict[str, Path]:
     records = _scenes(folder / "train", "train", seed, setting.pictures)
     careful = round(len(records) * setting.clean)
     rng = np.random.default_rng([seed, 1])
-    names = KINDS
     careless = [
-        _record(record, corrupt(_regions(record), setting.noise, names=names, size=record.size, rng=rng))
+        _record(record, corrupt(_regions(record), setting.noise, names=KINDS, size=record.size, rng=rng))
         for record in records[careful:]
     ]
     files = {name: folder / f"{name}.jsonl" for name in ("clean", "noisy")} | {"rest": folder / "rest.txt"}

@@ -16,13 +16,14 @@ from typing import Any
 
 from florence_edge.card import identity
 from florence_edge.errors import BackendError, FlorenceError, InputError, listing
-from florence_edge.files import write
+from florence_edge.files import write, writing
 from florence_edge.model import Florence
 from florence_edge.results import Result
 from florence_edge.stream import Event, Frame, Run, Source, SourceError
 from florence_edge.stream.asks import Schedule
 from florence_edge.stream.feeds import Recorded
 from florence_edge.stream.jsonl import JsonLines
+from florence_edge.stream.loop import FAILURES_IN_A_ROW
 from florence_edge.stream.mailbox import Ledger
 from florence_edge.stream.writer import Writer
 from florence_edge.view import Prepared
@@ -37,8 +38,6 @@ ANSWERS, LABELS = "answers.jsonl", "train.jsonl"
 """What lies in the output folder: the answers as the model gave them, and the training data made of them."""
 
 _WAIT_S = 0.2
-_FAILURES = 10
-"""So many images in a row on which the engine failed mean that it will not recover, as in `watch`."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def collect(job: Job, events: Callable[[int], Generator[Event, None, None]], *, 
             for event in given:
                 failed = [error for error in event.errors.values() if isinstance(error, BackendError)]
                 failures = failures + 1 if failed else 0
-                if failures >= _FAILURES:
+                if failures >= FAILURES_IN_A_ROW:
                     raise BackendError(f"the engine failed on {failures} images in a row: {failed[0]}") from failed[0]
                 writer.put(event)
                 on_image()
@@ -105,8 +104,7 @@ def label(out: Path, plan: Plan, *, filters: Sequence[Filter] = ()) -> Report:
     tallies: dict[str, Tally] = {}
     faults: list[str] = []
     images = labelled = turns = 0
-    scratch = out / f".{LABELS}.part"
-    with scratch.open("w", encoding="utf-8") as stream:
+    with writing(out / LABELS) as stream:
         for values in _answers(out / ANSWERS):
             images += 1
             errors = values.get("errors", {})
@@ -115,9 +113,8 @@ def label(out: Path, plan: Plan, *, filters: Sequence[Filter] = ()) -> Report:
             labelled += bool(left)
             for answered in left:
                 line = turn(answered, image=values["name"], run=values["run"])
-                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+                stream.write(json.dumps(line, ensure_ascii=False).encode("utf-8") + b"\n")
                 turns += 1
-    scratch.replace(out / LABELS)
     report = Report(
         images=images,
         labelled=labelled,

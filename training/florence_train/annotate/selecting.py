@@ -18,14 +18,15 @@ from florence_edge.selection import take
 from florence_train.data.turns import check_example, read_turn, write_turn
 from florence_train.examples import Example
 
-from .filters import Filter, noun_phrases, regions
+from .filters import Filter, alike, noun_phrases, regions
 from .plan import Answered, Plan
 
 BINS = 10
 ORPHAN, EMPTY, UNWRITABLE = "input removed", "nothing found", "not writable"
 """Steps behind the filters: questions whose input a filter took, answers without items, answers no file can hold."""
 
-READ = "asked"
+ASKED, KEPT = "asked", "kept"
+"""What there was before all steps, and what is left behind them."""
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Tally:
     histograms: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
     def see(self, stage: str, answered: Answered) -> None:
-        """Counts the items of an answer into the histograms of a stage ("asked" or "kept")."""
+        """Counts the items of an answer into the histograms of a stage, `ASKED` or `KEPT`."""
         for name, places in _measured(answered).items():
             rows = self.histograms.setdefault(name, {})
             row = rows.setdefault(stage, [0] * BINS)
@@ -47,8 +48,8 @@ class Tally:
     def to_dict(self, steps: Sequence[str]) -> dict[str, Any]:
         """Plain values; `removed` has every step in order."""
         return {
-            "answers": {"asked": self.answers[READ], "kept": self.answers["kept"]},
-            "items": {"asked": self.items[READ], "kept": self.items["kept"]},
+            "answers": {stage: self.answers[stage] for stage in (ASKED, KEPT)},
+            "items": {stage: self.items[stage] for stage in (ASKED, KEPT)},
             "removed": {step: self.items[step] for step in steps},
             "removed_answers": {step: self.answers[step] for step in steps},
             "histograms": self.histograms,
@@ -66,23 +67,23 @@ def select(
     """What the filters leave of the answers about one image."""
     for answered in image:
         tally = tallies.setdefault(answered.task.token, Tally())
-        tally.answers[READ] += 1
-        tally.items[READ] += len(answered.result)
-        tally.see("asked", answered)
+        tally.answers[ASKED] += 1
+        tally.items[ASKED] += len(answered.result)
+        tally.see(ASKED, answered)
     # An answer without items has nothing that a filter could keep.
-    left = _step(EMPTY, image, [_marks(answered, _has_content(answered)) for answered in image], tallies)
+    left = _step(EMPTY, image, [alike(answered, stay=_has_content(answered)) for answered in image], tallies)
     for step in filters:
         left = _step(step.name, left, [step(answered, left) for answered in left], tallies)
     derived = {task.token for task, _ in plan.derived}
     asked = plan.questions(answered.result for answered in left)
     stays = [answered.task.token not in derived or answered.prefix in asked for answered in left]
-    left = _step(ORPHAN, left, [_marks(a, stay) for a, stay in zip(left, stays, strict=True)], tallies)
-    left = _step(UNWRITABLE, left, [_marks(a, _is_writable(a)) for a in left], tallies)
+    left = _step(ORPHAN, left, [alike(a, stay=stay) for a, stay in zip(left, stays, strict=True)], tallies)
+    left = _step(UNWRITABLE, left, [alike(a, stay=_is_writable(a)) for a in left], tallies)
     for answered in left:
         tally = tallies[answered.task.token]
-        tally.answers["kept"] += 1
-        tally.items["kept"] += len(answered.result)
-        tally.see("kept", answered)
+        tally.answers[KEPT] += 1
+        tally.items[KEPT] += len(answered.result)
+        tally.see(KEPT, answered)
     return left
 
 
@@ -114,16 +115,9 @@ def _step(
 
 
 def _taken(answered: Answered, keep: BoolArray) -> Answered:
-    result = answered.result
-    if isinstance(result, Detections):
-        return replace(answered, result=take(result, keep))
-    if isinstance(result, Polygons):
-        return replace(answered, result=take(result, keep))
-    return replace(answered, result=take(result, keep)) if isinstance(result, Quads) else answered
-
-
-def _marks(answered: Answered, stays: bool) -> BoolArray:
-    return np.full(len(answered.result), stays, np.bool_)
+    if not isinstance(answered.result, (Detections, Polygons, Quads)):
+        return answered
+    return replace(answered, result=take(answered.result, keep))
 
 
 def _has_content(answered: Answered) -> bool:
@@ -149,7 +143,7 @@ def _result(prefix: str, values: Mapping[str, Any]) -> Result:
     size = ImageSize(values["size"]["width"], values["size"]["height"])
     empty = parse(values["task"], "", size)
     question = Answered.of(prefix, empty)
-    options = ParseOptions.for_input(question.task, question.given) if question.given is not None else ParseOptions()
+    options = ParseOptions.for_input(question.task, question.given)
     scores = np.array([np.nan if score is None else score for score in values["scores"]], np.float32)
     ending = {name: values[name] for name in ("finish", "tokens", "dropped")}
     return replace(parse(question.task, values["raw"], size, options=options), scores=scores, **ending)

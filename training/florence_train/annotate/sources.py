@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from florence_edge.errors import FlorenceError, InputError
-from florence_edge.files import write
+from florence_edge.files import writing
 from florence_edge.geometry import UInt8Array
 from florence_edge.stream import Frame, Source, SourceError, open_source
 from florence_edge.stream.pictures import NO_IMAGE, Pictures, expand
@@ -117,11 +116,6 @@ def image_file(source: Source, frame: Frame, folder: Path) -> str:
     path = folder / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, _png(frame))
+        with writing(path) as stream:
+            Image.fromarray(frame.image).save(stream, "PNG")
     return name
-
-
-def _png(frame: Frame) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(frame.image).save(stream, "PNG")
-    return stream.getvalue()

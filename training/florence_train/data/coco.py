@@ -10,7 +10,7 @@ from florence_edge.errors import InputError
 from florence_edge.geometry import ImageSize
 from florence_train.examples import Example
 
-from .collector import Collector, read_json
+from .collector import Collector, allowed_tasks, read_json
 from .masks import rings_of
 from .record import Check, Dataset
 from .truths import Region, about_regions, corners_of, detections, text
@@ -45,10 +45,7 @@ def read_coco(
     names = _images(collector, root["images"])
     captions = any("caption" in row for row in root["annotations"] if isinstance(row, dict))
     allowed = CAPTION_TASKS if captions else INSTANCE_TASKS
-    unknown = [task for task in tasks if task not in allowed]
-    if unknown:
-        raise InputError(f"{path} cannot ask {', '.join(unknown)}; it can ask {', '.join(allowed)}")
-    chosen = tuple(tasks) or allowed[:1]
+    chosen = allowed_tasks(path, tasks, allowed) or allowed[:1]
     if captions:
         _captions(collector, root["annotations"], names, chosen)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,14 @@ class Collector:
             if known is not None and known.examples
         )
         return Dataset(records, tuple(self._faults))
+
+
+def allowed_tasks(path: Path, tasks: Sequence[str], allowed: Sequence[str]) -> Sequence[str]:
+    """The tasks to ask of a file, which may be some of those `allowed`; `InputError` names the others."""
+    unknown = [task for task in tasks if task not in allowed]
+    if unknown:
+        raise InputError(f"{path} cannot ask {', '.join(unknown)}; it can ask {', '.join(allowed)}")
+    return tasks
 
 
 def read_json(file: Path) -> Any:

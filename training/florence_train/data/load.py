@@ -12,7 +12,7 @@ from florence_edge.tasks import find
 from .coco import read_coco
 from .jsonl import read_jsonl
 from .reading import read_ocr
-from .record import Check, Dataset, Record
+from .record import Check, Dataset, asking
 from .refer import read_refer
 from .shards import read_shards
 
@@ -43,7 +43,7 @@ def load(
     dataset = _read(str(data), Path(images) if images else None, tokens, check)
     if dataset.faults and (faults == "raise" or not dataset.records):
         raise InputError(listing(f"{data}: {len(dataset.faults)} faults", [str(fault) for fault in dataset.faults]))
-    chosen = tuple(_only(dataset.records, tokens)) if tokens else dataset.records
+    chosen = tuple(asking(dataset.records, tokens))
     if not chosen:
         asked = f" for {', '.join(tokens)}" if tokens else ""
         raise InputError(f"{data} holds no example{asked}")
@@ -64,14 +64,6 @@ def _read(data: str, images: Path | None, tasks: Sequence[str], check: Check) ->
         reader = read_refer if _holds_list(path) else read_coco
         return reader(path, images=images, tasks=tasks, check=check)
     raise InputError(f"{data!r} is no form that is known; give {FORMS}")
-
-
-def _only(records: Iterable[Record], tasks: Sequence[str]) -> Iterable[Record]:
-    """The records with the examples of some tasks."""
-    for record in records:
-        kept = tuple(example for example in record.examples if example.task in tasks)
-        if kept:
-            yield Record(record.name, record.picture, record.size, kept, record.crowds)
 
 
 def _holds_list(path: Path) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from florence_edge.geometry import Float32Array
 from florence_edge.results import Detections, Polygons, Quads, Result
 from florence_edge.tasks import InputKind, find
-from florence_train.examples import Example
+from florence_train.examples import Example, as_box
 
 Move = Callable[[Float32Array], Float32Array]
 """From points [P, 2] in pixels to where they lie afterwards."""
@@ -20,8 +20,7 @@ def moved(example: Example, move: Move) -> Example:
     """The example with every point of its input and its answer moved, in one fixed order."""
     given = example.input
     if find(example.task).input is InputKind.BOX:
-        x1, y1, x2, y2 = moved_boxes(np.asarray(given, np.float32).reshape(1, 4), move)[0].tolist()
-        given = (x1, y1, x2, y2)
+        given = as_box(moved_boxes(np.asarray(given, np.float32).reshape(1, 4), move)[0])
     return replace(example, input=given, target=moved_result(example.target, move))
 
 

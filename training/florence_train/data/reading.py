@@ -10,9 +10,9 @@ import numpy as np
 from florence_edge.errors import InputError
 from florence_edge.geometry import Float32Array, ImageSize
 from florence_edge.results import Quads
-from florence_train.examples import Example
+from florence_train.examples import Box, Example, as_box
 
-from .collector import Collector
+from .collector import Collector, allowed_tasks
 from .record import IMAGE_SUFFIXES, Check, Dataset
 from .truths import text, unknown
 
@@ -33,9 +33,7 @@ def read_ocr(
     files = sorted(path.glob(f"{PREFIX}*.txt"))
     if not files:
         raise InputError(f"{path} holds no {PREFIX}*.txt file")
-    unknown_tasks = sorted(set(tasks) - set(TASKS))
-    if unknown_tasks:
-        raise InputError(f"{path} cannot ask {', '.join(unknown_tasks)}; it can ask {', '.join(TASKS)}")
+    chosen = allowed_tasks(path, tasks, TASKS) or TASKS[:1]
     collector = Collector(path / "annotations", images=images, check=check)
     pictures = {file.stem: file.name for file in (images or path).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES}
     for file in files:
@@ -44,7 +42,7 @@ def read_ocr(
         if size is None:
             continue
         lines = _lines(collector, file, size)
-        for task in tuple(tasks) or TASKS[:1]:
+        for task in chosen:
             for example in _examples(task, lines, size):
                 collector.add(file.name, name, example)
     return collector.dataset()
@@ -85,7 +83,6 @@ def _examples(task: str, lines: Sequence[tuple[Float32Array, str]], size: ImageS
     return [Example(task, _box(quad, size), text(task, words, size)) for quad, words in lines]
 
 
-def _box(quad: Float32Array, size: ImageSize) -> tuple[float, float, float, float]:
+def _box(quad: Float32Array, size: ImageSize) -> Box:
     points = quad.clip(0, np.array(size, np.float32))
-    (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
-    return (x1, y1, x2, y2)
+    return as_box([*points.min(axis=0), *points.max(axis=0)])

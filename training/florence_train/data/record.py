@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, Protocol
@@ -127,6 +127,14 @@ def tasks_of(records: Sequence[Record]) -> dict[str, int]:
         for example in record.examples:
             counts[example.task] = counts.get(example.task, 0) + 1
     return counts
+
+
+def asking(records: Iterable[Record], tasks: Collection[str]) -> Iterator[Record]:
+    """The records with the examples of some tasks, all of them where none is named; those left without any go."""
+    for record in records:
+        kept = tuple(example for example in record.examples if not tasks or example.task in tasks)
+        if kept:
+            yield replace(record, examples=kept)
 
 
 _ORIENTATION = 274  # TIFF 6.0

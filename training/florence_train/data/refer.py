@@ -15,7 +15,7 @@ from florence_edge.errors import InputError
 from florence_edge.geometry import Float32Array, ImageSize
 from florence_train.examples import Example
 
-from .collector import Collector, read_json
+from .collector import Collector, allowed_tasks, read_json
 from .masks import rings_of
 from .record import Check, Dataset
 from .truths import Region, checked, corners_of, detections, mask
@@ -35,9 +35,7 @@ def read_refer(
     rows = read_json(path)
     if not isinstance(rows, list):
         raise InputError(f"{path} is no file of referring expressions: it must hold a list")
-    unknown = sorted(set(tasks) - set(TASKS))
-    if unknown:
-        raise InputError(f"{path} cannot ask {', '.join(unknown)}; it can ask {', '.join(TASKS)}")
+    chosen = allowed_tasks(path, tasks, TASKS) or TASKS
     collector = Collector(path, images=images, check=check)
     for index, row in enumerate(rows):
         place = f"[{index}]"
@@ -48,7 +46,7 @@ def read_refer(
         if size is None:
             continue
         try:
-            for example in _examples(place, row, size, tuple(tasks) or TASKS):
+            for example in _examples(place, row, size, chosen):
                 collector.add(place, row["image"], example)
         except InputError as error:
             collector.fault(place, str(error))

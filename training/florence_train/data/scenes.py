@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from florence_train.tabletop import Scene, TabletopConfig
 
 
+TABLETOP = "tabletop"
+
+
+def split_named(data: str) -> str:
+    """The split that "tabletop" (its "val") or "tabletop:SPLIT" names; empty for annotated data."""
+    name, _, split = data.partition(":")
+    return (split or "val") if name == TABLETOP else ""
+
+
 @dataclass(frozen=True)
 class ScenePicture:
     """The picture of a scene, rendered anew."""

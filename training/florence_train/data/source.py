@@ -18,6 +18,7 @@ from florence_edge.grammar import format_answer, prompt_for
 from florence_edge.preprocess import to_pixels
 from florence_edge.tasks import find
 from florence_edge.tokens import Tokens
+from florence_train.auxiliary import DenseClasses
 from florence_train.batch import Sample, Turn
 from florence_train.examples import Example
 from florence_train.model import FlorenceConfig
@@ -35,7 +36,7 @@ class RecordSource:
     a new draw of it.
     """
 
-    attribute_classes: tuple[int, ...] = ()
+    dense_classes = DenseClasses()
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 
 from florence_edge.geometry import Float32Array, ImageSize
 from florence_edge.results import Detections, Polygons, Text
-from florence_train.examples import NOTHING, Example
+from florence_train.examples import NOTHING, Example, as_box
 
 TOLERANCE = 1.0
 """Pixels that annotations may lie outside the image, for tools that count edges rather than pixels."""
@@ -29,9 +29,9 @@ class Region:
 def about_regions(task: str, regions: Sequence[Region], size: ImageSize) -> list[tuple[str, Example]]:
     """The examples of one task about all annotated regions of an image, each with the place its truth comes from."""
     if task == "<REGION_TO_CATEGORY>":
-        return [(region.place, Example(task, _corners(region), text(task, region.label, size))) for region in regions]
+        return [(region.place, Example(task, as_box(region.box), text(task, region.label, size))) for region in regions]
     if task == "<REGION_TO_SEGMENTATION>":
-        return [(region.place, Example(task, _corners(region), mask(task, region, size))) for region in regions]
+        return [(region.place, Example(task, as_box(region.box), mask(task, region, size))) for region in regions]
     if not regions:
         return [("", Example(task, None, text(task, NOTHING, size)))] if task == "<OD>" else []
     if task == "<OPEN_VOCABULARY_DETECTION>":
@@ -93,8 +93,3 @@ def checked(box: Sequence[float], size: ImageSize) -> tuple[Float32Array | None,
 def unknown(count: int) -> Float32Array:
     """Scores of truth, which has none."""
     return np.full(count, np.nan, np.float32)
-
-
-def _corners(region: Region) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = region.box.tolist()
-    return (x1, y1, x2, y2)

@@ -21,7 +21,7 @@ from florence_edge.locations import dequantise
 from florence_edge.results import Detections, Polygons, Quads, Result
 from florence_edge.tasks import CLASS_SEPARATOR, FREE_PROMPT, TASKS, Grammar, InputKind, Task, find
 from florence_edge.vocabulary import LOCATION_BINS
-from florence_train.examples import NOTHING, Example, Given
+from florence_train.examples import NOTHING, Example, Given, as_box
 
 from .truths import TOLERANCE, text
 
@@ -103,8 +103,7 @@ def _input(task: Task, written: str, size: ImageSize) -> Given:
     bins = _bins(written)
     if len(bins) != 4 or _LOCATION.sub("", written).strip():
         raise InputError(f"{task.token} takes a region as four location tokens; got {written!r}")
-    x1, y1, x2, y2 = dequantise(bins, size).tolist()
-    return (x1, y1, x2, y2)
+    return as_box(dequantise(bins, size))
 
 
 def _target(task: Task, suffix: str, size: ImageSize) -> Result:

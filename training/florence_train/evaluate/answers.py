@@ -104,8 +104,7 @@ def as_answer(task: Task, target: Result) -> Result:
 
 def nothing(task: Task, given: Given, size: ImageSize) -> Result:
     """The empty answer to a question."""
-    options = ParseOptions.for_input(task, given) if given is not None else ParseOptions()
-    return parse(task, "", size, options=options)
+    return parse(task, "", size, options=ParseOptions.for_input(task, given))
 
 
 def detections_in(result: Result) -> Detections:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from florence_edge.preprocess import ImageSpec
 from florence_train.data import Dataset, Record, load, tabletop
 from florence_train.data.load import OnFault
+from florence_train.data.scenes import split_named
 
 SCENES = 200
 """Tabletop scenes where no limit is given."""
-
-TABLETOP = "tabletop"
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,11 @@ class Asked:
 
     def records(self, image: ImageSpec) -> tuple[Dataset | Iterable[Record], int]:
         """What to ask, and about how many images; scenes are rendered at the size the model sees."""
-        name, _, split = self.data.partition(":")
-        if name != TABLETOP:
+        split = split_named(self.data)
+        if not split:
             data = load(self.data, images=self.images, tasks=self.tasks, check="header", faults=self.faults)
             return data, min(len(data), self.limit or len(data))
         from florence_train.tabletop import TabletopConfig
 
         count = self.limit or SCENES
-        return tabletop(split or "val", count, config=TabletopConfig(height=image.height, width=image.width)), count
+        return tabletop(split, count, config=TabletopConfig(height=image.height, width=image.width)), count

@@ -21,7 +21,7 @@ from .detection import (
     without_scores,
 )
 from .overlap import box_iou
-from .reading import normalised
+from .reading import bare
 from .resampling import Float64Array, mean, ratio
 from .section import Scored, Section
 
@@ -105,8 +105,8 @@ def _objects(matched: Iterable[Matched]) -> int:
 
 def _phrase_hits(truth: Detections, found: Detections) -> list[bool]:
     """For every phrase of the truth, whether its best box is right."""
-    mine = np.array([_phrase(label) for label in found.labels])
-    theirs = np.array([_phrase(label) for label in truth.labels])
+    mine = np.array([bare(label) for label in found.labels])
+    theirs = np.array([bare(label) for label in truth.labels])
     hits = []
     for phrase in dict.fromkeys(theirs.tolist()):
         places = np.flatnonzero(mine == phrase)
@@ -120,12 +120,6 @@ def _best_hits(boxes: Float32Array, scores: Float32Array, truth: Float32Array) -
         return False
     best = int(np.argmax(np.nan_to_num(scores, nan=-1.0)))
     return bool((box_iou(boxes[best : best + 1], truth) >= THRESHOLDS[0]).any())
-
-
-def _phrase(label: str) -> str:
-    """A phrase without its article."""
-    words = normalised(label).split()
-    return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
 
 
 def _calibration(section: Section, matched: Matched) -> None:

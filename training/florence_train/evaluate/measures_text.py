@@ -57,7 +57,7 @@ def reading(section: Section) -> None:
     right = np.array(
         [not a.error and text in refs for a, text, refs in zip(answers, texts, truths, strict=True)], np.float64
     )
-    section.add("CER", ratio(errors, lengths), len(answers), better="lower")
+    section.add("CER", ratio(errors, lengths), len(answers))
     section.add("exact match", mean(right), len(answers))
     _calibration(section, right)
     section.quality = np.where(right > 0, 1.0, (1 - errors / np.maximum(lengths, 1)).clip(0, 1))

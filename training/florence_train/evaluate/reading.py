@@ -1,4 +1,4 @@
-"""Edit distance between strings, for what is read."""
+"""Texts compared: the edit distance of what is read, and forms in which alike ones are equal."""
 
 from __future__ import annotations
 
@@ -17,3 +17,9 @@ def edit_distance(a: str, b: str) -> int:
 def normalised(text: str) -> str:
     """A text with case, outer white space, runs of white space and a final full stop made equal."""
     return " ".join(text.casefold().split()).rstrip(".").rstrip()
+
+
+def bare(phrase: str) -> str:
+    """A phrase as `normalised`, without a leading article."""
+    words = normalised(phrase).split()
+    return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from florence_edge.errors import InputError
+
+ERRORS = frozenset({"CER", "ECE", "ECE at IoU 0.5"})
+"""The metrics that are better when lower."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +79,16 @@ class Report:
     machine: Mapping[str, str] = field(default_factory=dict)
 
     def metric(self, task: str, name: str) -> Metric:
-        """A metric by its task's token and its name; `KeyError` when it was not measured."""
+        """A metric by its task's token and its name; `InputError` when it was not measured."""
         for metric in self.metrics:
             if (metric.task, metric.name) == (task, name):
                 return metric
-        raise KeyError(f"{task} {name}; measured: {', '.join(f'{m.task} {m.name}' for m in self.metrics)}")
+        measured = ", ".join(f"{metric.task} {metric.name}" for metric in self.metrics)
+        raise InputError(f"{task} {name} was not measured; what was: {measured}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values that `json` can write."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
+        return asdict(self)
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """`to_dict` as strict JSON."""
@@ -171,13 +176,3 @@ def _number(value: float | None) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("`", "'")
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

@@ -16,6 +16,7 @@ from florence_edge.model import Florence
 from florence_edge.options import SearchOptions
 from florence_edge.tasks import find
 from florence_train.data import Dataset, Record
+from florence_train.data.record import asking
 
 from . import measures_boxes, measures_shapes, measures_text
 from .answers import Answer, ask
@@ -135,19 +136,11 @@ def answered(
     """The answers to everything that the data asks; `InputError` where it asks nothing."""
     records = data.records if isinstance(data, Dataset) else data
     wanted = {find(task).token for task in options.tasks}
-    chosen = islice(_only(records, wanted), options.limit)
+    chosen = islice(asking(records, wanted), options.limit)
     answers = list(ask(model, chosen, search=options.search, batch_size=options.batch_size, on_image=on_image))
     if not answers:
         raise InputError(f"{name} asks nothing{' of ' + ', '.join(sorted(wanted)) if wanted else ''}")
     return answers
-
-
-def _only(records: Iterable[Record], wanted: set[str]) -> Iterable[Record]:
-    """The records with the examples of the tasks that are wanted, all of them where none is named."""
-    for record in records:
-        kept = tuple(example for example in record.examples if not wanted or example.task in wanted)
-        if kept:
-            yield Record(record.name, record.picture, record.size, kept, record.crowds)
 
 
 def measured(answers: Sequence[Answer], options: EvalOptions = WITHOUT_INTERVALS) -> list[Section]:

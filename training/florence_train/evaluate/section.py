@@ -11,7 +11,7 @@ from florence_edge.geometry import Int64Array
 
 from .answers import Answer
 from .calibration import calibration_error
-from .report import Metric, Table, defined
+from .report import ERRORS, Metric, Table, defined
 from .resampling import Float64Array, Resampling, Statistic
 
 
@@ -38,10 +38,11 @@ class Section:
         self.scored: Scored | None = None
         self._resampling = resampling
 
-    def add(self, name: str, statistic: Statistic, count: int, *, better: str = "higher", paper: str = "") -> None:
+    def add(self, name: str, statistic: Statistic, count: int, *, paper: str = "") -> None:
         """Measures a statistic over the answers with its interval."""
         found = self._resampling.estimate(statistic)
         value, low, high = defined(found.value), defined(found.low), defined(found.high)
+        better = "lower" if name in ERRORS else "higher"
         self.metrics.append(Metric(self.task, name, value, low, high, count, better, paper))
 
     def add_calibration(self, name: str, scored: Scored) -> None:
@@ -50,7 +51,7 @@ class Section:
         if known.any():
             self.scored = Scored(scored.scores[known], scored.right[known], scored.answers[known])
             statistic = calibration_error(self.scored.scores, self.scored.right, self.scored.answers)
-            self.add(name, statistic, int(known.sum()), better="lower")
+            self.add(name, statistic, int(known.sum()))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None]]]) -> None:
         """Adds numbers per class."""

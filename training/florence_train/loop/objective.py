@@ -32,27 +32,30 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class Share:
-    """How much of a step a part is, 0 to 1: of its answer tokens, text and location tokens, images, covered cells."""
+    """How much of a step a part is, 0 to 1: of its answer tokens, text and location tokens, images, and of the image
+    tokens that `DenseTargets.counts` counts.
+    """
 
-    tokens: float = 1.0
-    text: float = 1.0
-    location: float = 1.0
-    images: float = 1.0
-    covered: float = 1.0
+    tokens: float
+    text: float
+    location: float
+    images: float
+    present: tuple[float, ...]
 
     @classmethod
     def of(cls, part: Tensor, step: Tensor) -> Share:
         """From what `count` says of the part and, summed, of the step."""
-        return cls(*(part / step.clamp(min=1)).tolist())
+        tokens, text, location, images, *present = (part / step.clamp(min=1)).tolist()
+        return cls(tokens, text, location, images, tuple(present))
 
 
 def count(batch: Batch, vocabulary: Vocabulary) -> Tensor:
-    """What a batch holds of everything a mean is taken over, in the order of `Share`: [5] float64."""
+    """What a batch holds of everything a mean is taken over, in the order of `Share`: [n] float64."""
     first = vocabulary.first_location
     labels = batch.labels()
     location = int(((labels >= first) & (labels < first + LOCATION_BINS)).sum())
-    covered = int((batch.dense.bins[..., 0] >= 0).sum()) if batch.dense else 0
-    counts = [len(labels), len(labels) - location, location, len(batch.pixels), covered]
+    present = batch.dense.counts().tolist() if batch.dense else []
+    counts = [len(labels), len(labels) - location, location, len(batch.pixels), *present]
     return torch.tensor(counts, dtype=torch.float64)
 
 
@@ -78,6 +81,12 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.heads = model, heads
         self.vocabulary, self.recipe = vocabulary, recipe
+        self._finer: Tensor | None = None
+        if recipe.dense > 0:  # a hook, because parts of a sharded model must be called as modules
+            model.vision.stages[-2:][0].register_forward_hook(self._keep)
+
+    def _keep(self, stage: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._finer = output
 
     def forward(self, batch: Batch, share: Share, *, sigma: float) -> Terms:
         """The losses of a part of a step; every image is encoded once for all its prompts."""
@@ -98,11 +107,11 @@ class Objective(nn.Module):
         )
 
     def _dense(self, features: Tensor, batch: Batch, *, share: Share, sigma: float) -> Tensor:
-        if self.recipe.dense <= 0 or batch.dense is None:
+        if self._finer is None or batch.dense is None:
             return features.new_zeros((), dtype=torch.float32)
         first = self.vocabulary.first_location
         locations = self.model.embedding.weight[first : first + LOCATION_BINS]
-        everywhere, covered = self.heads.losses(features[:, 1:], batch.dense, locations, sigma)
-        # Where no object is, some heads are not used; processes that shard gradients must all have the same ones.
-        idle = sum((value.sum() for value in self.heads.parameters()), features.new_zeros(())) * 0.0
-        return everywhere * share.images + covered * share.covered + idle
+        everywhere, present = self.heads.losses(
+            features[:, 1:], self._finer, batch.dense, locations=locations, sigma=sigma
+        )
+        return everywhere * share.images + (present * present.new_tensor(share.present)).sum()

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from florence_edge.files import writing
+
 STATE = "state.pt"
 
 
@@ -61,6 +63,5 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Writes atomically: a kill at any moment leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".part")
-    torch.save(dict(state), temporary)
-    temporary.replace(path)
+    with writing(path) as stream:
+        torch.save(dict(state), stream)

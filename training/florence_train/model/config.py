@@ -66,10 +66,16 @@ class VisionConfig:
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Returns the (rows, columns) of the feature map that an image of height x width pixels gives."""
+        return self.grids(height, width)[-1]
+
+    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Returns the (rows, columns) of the map of each stage."""
+        found = []
         for size, stride, padding in zip(self.patch_sizes, self.patch_strides, self.patch_paddings, strict=True):
             height = (height + 2 * padding - size) // stride + 1
             width = (width + 2 * padding - size) // stride + 1
-        return height, width
+            found.append((height, width))
+        return found
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,16 @@ def aspect(text: str, font: str) -> float:
     """Width of a text divided by its height, both of the ink."""
     left, top, right, bottom = _font(font, 48).getbbox(text)
     return float((right - left) / max(1.0, bottom - top))
+
+
+@lru_cache(maxsize=4096)
+def places(text: str, font: str) -> tuple[float, ...]:
+    """Where the centre of each character lies along the width of the ink, 0 to 1."""
+    face = _font(font, 48)
+    left, _, right, _ = face.getbbox(text)
+    starts = [face.getlength(text[:end]) for end in range(len(text) + 1)]
+    centres = (sum(pair) / 2 for pair in pairwise(starts))
+    return tuple(float((centre - left) / max(1.0, right - left)) for centre in centres)
 
 
 def _extent(text: Print, width: float, height: float) -> tuple[float, float]:

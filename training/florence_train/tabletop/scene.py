@@ -109,11 +109,13 @@ class SceneObject:
 class PrintedLabel:
     """Text on an object: `quad` [4, 2] float32 runs clockwise from the top left of the text as it is read.
 
+    `centres` [n, 2] float32 are the centres of its characters in pixels.
     `carrier` indexes `Scene.objects`, or is None when the carrier itself is too hidden to be listed.
     """
 
     text: str
     quad: Float32Array
+    centres: Float32Array
     carrier: int | None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from . import imaging
+from . import imaging, lettering
 from .camera import Camera
 from .items import Item
 from .layout import text_quad
@@ -81,5 +81,9 @@ def labels(
         spot = np.zeros(owners.shape, np.uint8)
         imaging.fill(spot, quad * config.supersample - 0.5)
         if (owners[spot > 127] == number).mean() >= LEAST_TEXT_VISIBLE:
-            found.append(PrintedLabel(item.text.text, quad.astype(np.float32), places.get(number)))
+            along = np.array(lettering.places(item.text.text, item.text.font))[:, None]
+            left, right = (quad[0] + quad[3]) / 2, (quad[1] + quad[2]) / 2
+            centres = left + along * (right - left)
+            printed = item.text.text, quad.astype(np.float32), centres.astype(np.float32)
+            found.append(PrintedLabel(*printed, places.get(number)))
     return tuple(sorted(found, key=lambda label: float(label.quad[:, 0].mean())))

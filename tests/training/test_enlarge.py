@@ -1,0 +1,80 @@
+"""A trained model on larger pictures: what it begins with is what it knew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from florence_edge.errors import InputError
+from florence_train.checkpoint import load_checkpoint
+from florence_train.enlarge import enlarge
+from florence_train.model import FlorenceModel
+from florence_train.recipe import load_recipe
+from florence_train.run import train
+from florence_train.tiny import tiny_config, write_tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def model() -> FlorenceModel:
+    torch.manual_seed(0)
+    config = tiny_config(2000)
+    return FlorenceModel(replace(config, image=replace(config.image, height=64, width=64))).eval()
+
+
+def _smooth(side: int) -> Tensor:
+    """The same two pictures at any size, without detail that the small ones could not show."""
+    noise = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    return F.interpolate(noise, (side, side), mode="bicubic")
+
+
+@pytest.mark.parametrize("side", [80, 96, 128])
+def test_it_sees_the_same_in_a_larger_picture(model: FlorenceModel, side: int) -> None:
+    larger = enlarge(model, side, side).eval()
+    assert larger.config.image.height == larger.config.image.width == side
+    assert larger.config.text == model.config.text
+    with torch.no_grad():
+        seen, before = larger.encode_image(_smooth(side)), model.encode_image(_smooth(64))
+        other = model.encode_image(_smooth(64).flip(0))
+    assert seen.shape == before.shape
+    assert (seen - before).norm() < 0.4 * (other - before).norm()
+
+
+def test_at_its_own_size_it_stays_the_same(model: FlorenceModel) -> None:
+    same = enlarge(model, 64, 64).eval()
+    assert same.config == model.config
+    with torch.no_grad():
+        torch.testing.assert_close(same.encode_image(_smooth(64)), model.encode_image(_smooth(64)))
+
+
+@pytest.mark.parametrize(("height", "width"), [(72, 72), (96, 128), (48, 48), (65, 65)])
+def test_other_shapes_and_broken_steps_are_refused(model: FlorenceModel, height: int, width: int) -> None:
+    with pytest.raises(
+        InputError, match=rf"{height}x{width} \(height x width\) .* give a height that is a larger multiple"
+    ):
+        enlarge(model, height, width)
+
+
+def test_a_run_can_begin_with_it(tmp_path: Path) -> None:
+    start = write_tiny_checkpoint(tmp_path / "start")
+    before, _ = load_checkpoint(start)
+    side = 2 * before.config.image.height
+    (tmp_path / "larger.toml").write_text(
+        f'start = "{start}"\nenlarge = [{side}, {side}]\n'
+        '[data]\nimages_per_step = 1\nprompts_per_image = 1\nworkers = 0\n[data.weights]\n"<OD>" = 1.0\n'
+        "[optimizer]\nsteps = 1\nwarmup_steps = 0\n"
+    )
+    train(load_recipe(tmp_path / "larger.toml"), tmp_path / "run")
+    after, _ = load_checkpoint(tmp_path / "run" / "checkpoint")
+    assert after.config.image.height == side
+    assert after.config.vision.grid(side, side) == before.config.vision.grid(side // 2, side // 2)
+
+
+def test_only_a_model_that_exists_is_enlarged(tmp_path: Path) -> None:
+    (tmp_path / "new.toml").write_text('enlarge = [96, 96]\n[data]\nweights = {"<OD>" = 1.0}\n[optimizer]\nsteps = 1\n')
+    with pytest.raises(InputError, match="enlarge needs start"):
+        load_recipe(tmp_path / "new.toml")

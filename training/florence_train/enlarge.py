@@ -1,0 +1,63 @@
+"""A trained model on a larger picture, at the cost of the smaller one.
+
+The first convolution takes larger steps over the larger picture, so that the grid of image tokens, and with it the
+cost and every learned position, stays what it was; each token only sees more pixels. The kernel is stretched to the
+same part of the picture, so that the model begins with what it knew.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from florence_edge.errors import InputError
+
+from .model import FlorenceConfig, FlorenceModel
+
+
+def enlarge(model: FlorenceModel, height: int, width: int) -> FlorenceModel:
+    """The model on pictures of `height` x `width` pixels with the token grid it has; a new one, on the CPU.
+
+    Raises `InputError` where that is not a whole multiple of the first convolution's steps.
+    """
+    config = _enlarged(model.config, height, width)
+    kept = model.state_dict()
+    larger = FlorenceModel(config)
+    name = next(name for name, value in kept.items() if value.ndim == 4 and value.shape[1] == config.vision.in_channels)
+    kept[name] = _stretched(kept[name], config.vision.patch_sizes[0], height / model.config.image.height)
+    larger.load_state_dict(kept)
+    return larger
+
+
+def _enlarged(config: FlorenceConfig, height: int, width: int) -> FlorenceConfig:
+    image, vision = config.image, config.vision
+    stride, size, padding = vision.patch_strides[0], vision.patch_sizes[0], vision.patch_paddings[0]
+    wanted = stride * height / image.height
+    if wanted != int(wanted) or height * image.width != width * image.height or height < image.height:
+        step = image.height // stride
+        raise InputError(
+            f"pictures of {height}x{width} (height x width) pixels cannot take the place of "
+            f"{image.height}x{image.width}: the token grid would change; keep the shape and give a height that is "
+            f"a larger multiple of {step}"
+        )
+    reach = math.ceil((size - 1) / 2 * height / image.height)
+    sizes = (2 * reach + 1, *vision.patch_sizes[1:])
+    paddings = (reach - ((size - 1) // 2 - padding) * int(wanted) // stride, *vision.patch_paddings[1:])
+    strides = (int(wanted), *vision.patch_strides[1:])
+    vision = replace(vision, patch_sizes=sizes, patch_strides=strides, patch_paddings=paddings)
+    larger = replace(config, vision=vision, image=replace(image, height=height, width=width))
+    if larger.vision.grid(height, width) != config.vision.grid(image.height, image.width):
+        raise InputError(f"pictures of {height}x{width} (height x width) pixels change the token grid of this model")
+    return larger
+
+
+def _stretched(kernel: torch.Tensor, size: int, factor: float) -> torch.Tensor:
+    """A kernel [O, I, k, k] over `factor` times as many pixels: [O, I, size, size], the sum of its weights kept."""
+    steps = (torch.arange(size) - (size - 1) / 2) / factor / (kernel.shape[-1] / 2)
+    columns, rows = torch.meshgrid(steps, steps, indexing="xy")
+    places = torch.stack([columns, rows], dim=-1).expand(len(kernel), -1, -1, -1)
+    stretched = F.grid_sample(kernel, places, align_corners=False)
+    return stretched / factor**2
