@@ -41,6 +41,8 @@ class ParseOptions:
     @classmethod
     def for_input(cls, task: Task, given: TaskInput) -> ParseOptions:
         """The options that follow from a question's input: its classes; for masks its phrase, or "region" for a box."""
+        if given is None:
+            return cls()
         if task.input is InputKind.CLASSES:
             return cls(classes=class_names(given))
         if task.grammar is Grammar.POLYGONS:

@@ -10,13 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ._pieces import Locations, Marker, Piece, Text
-from .tasks import Grammar
+from .tasks import NOTHING, Grammar
 
 BOX, QUAD, POINT, SMALLEST_RING = 4, 8, 2, 6
 """Location tokens of a box, of a quadrilateral, of a point, and of a polygon with the fewest points (three)."""
-
-NOTHING = "No object detected."
-"""What the published checkpoints may answer where there is nothing: an empty answer, not a malformed one."""
 
 _SEPARATOR, _OPEN, _CLOSE = "<sep>", "<poly>", "</poly>"
 _STRUCTURE = frozenset((_SEPARATOR, _OPEN, _CLOSE))

@@ -45,21 +45,14 @@ def regions(result: Detections | Polygons | Quads) -> list[Region]:
     return [row for row in rows if row.box[2] > row.box[0] and row.box[3] > row.box[1]]
 
 
-def yolo_lines(
-    result: Detections | Polygons | Quads, class_ids: Mapping[str, int], *, kind: YoloKind = "detect"
-) -> list[str]:
-    """The label file of an image, line by line: the class, then coordinates as parts of the width and the height.
+def yolo_line(region: Region, size: ImageSize, class_id: int, *, kind: YoloKind = "detect") -> str:
+    """One line of an image's label file: the class, then coordinates as parts of the width and the height.
 
     "detect" writes centre, width and height of the box. "segment" writes the outline; the parts of one instance are
     joined at their closest corners by a seam without width, since YOLO has one polygon per instance, and a box is
     written as its corners. "obb" writes four corners: a quad as it is, another outline as the smallest rectangle around
-    it. `class_ids` must have every label of `regions(result)`.
+    it.
     """
-    return [yolo_line(region, result.size, class_ids[region.label], kind=kind) for region in regions(result)]
-
-
-def yolo_line(region: Region, size: ImageSize, class_id: int, *, kind: YoloKind = "detect") -> str:
-    """One line of a label file; see `yolo_lines`."""
     points = _POINTS[kind](region)
     scaled = np.clip(points / np.array(size, dtype=np.float64), 0.0, 1.0)
     if kind == "detect":
@@ -130,8 +123,7 @@ def _polygons(result: Polygons) -> list[Region]:
 
 
 def _quads(result: Quads) -> list[Region]:
-    boxes = np.concatenate([result.quads.min(axis=1), result.quads.max(axis=1)], axis=1)
-    rows = zip(result.scores.tolist(), boxes.tolist(), result.quads, result.texts, strict=True)
+    rows = zip(result.scores.tolist(), result.boxes().tolist(), result.quads, result.texts, strict=True)
     return [Region(LINE_OF_TEXT, score, tuple(box), (quad,), text) for score, box, quad, text in rows]
 
 

@@ -56,8 +56,8 @@ class Batch:
     """One run over many items; `run` gives a result or an error for every one of them, in order."""
 
     def __init__(self, runtime: Runtime, *, search: SearchOptions | None, size: int, on_error: OnError) -> None:
-        if size < 1:
-            raise InputError(f"batch_size is {size}; it must be 1 or more")
+        if not isinstance(size, int) or size < 1:
+            raise InputError(f"batch_size is {size!r}; it must be a whole number, 1 or more")
         if on_error not in ("raise", "return"):
             raise InputError(f"errors is {on_error!r}; it must be 'raise' or 'return'")
         self._runtime, self._search, self._size, self._on_error = runtime, search, size, on_error

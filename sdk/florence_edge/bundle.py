@@ -19,9 +19,13 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import BundleError, InputError, listing
+from .files import write
 from .manifest import FileRecord, Manifest
 
 MANIFEST = "manifest.json"
+PICTURE = "demo.png"
+"""A bundle that holds a file of this name brings its own image to show."""
+
 Verify = Literal["sha256", "size"]
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -51,6 +55,8 @@ class Bundle:
             raise BundleError(f"{folder}: {error}") from error
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(f"{folder / MANIFEST} cannot be read: {error}") from error
+        except RecursionError as error:
+            raise BundleError(f"{folder / MANIFEST} is nested too deeply to be a manifest") from error
         faults = [fault for name in manifest.files for fault in _file_faults(folder, name, manifest, verify)]
         if faults:
             raise BundleError(listing(f"{folder} is not as its manifest says; copy or convert it again:", faults))
@@ -90,16 +96,22 @@ def bundled_names() -> tuple[str, ...]:
 
 def find(source: str | os.PathLike[str]) -> Path:
     """The folder that a path or the name of a bundled model means; a folder with a manifest wins over a name."""
-    folder = Path(source).expanduser()
-    if (folder / MANIFEST).is_file():
-        return folder.resolve()
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(f"got {source!r:.80}; give a bundle folder or the name of a bundled model as a string or path")
+    try:
+        folder = Path(source).expanduser()
+        if (folder / MANIFEST).is_file():
+            return folder.resolve()
+    except (OSError, RuntimeError) as error:  # no rights, a name that is too long, the home of nobody
+        raise BundleError(f"{str(source)!r:.200} cannot be opened as a bundle: {error}") from error
     if str(source) in bundled_names():
         return _ASSETS / str(source)
     names = ", ".join(bundled_names()) or "none in this installation"
-    state = f"has no {MANIFEST}" if folder.is_dir() else "does not exist"
+    state = f"the folder has no {MANIFEST}" if folder.is_dir() else "the folder does not exist"
+    state = "it is a file" if folder.is_file() else state
     raise BundleError(
-        f"{str(source)!r} is no bundle: the folder {state}. Give a bundle folder (florence-edge convert makes one) or "
-        f"the name of a bundled model: {names}"
+        f"{str(source)!r} is no bundle: {state}. Give a bundle folder (florence-edge convert makes one of a "
+        f"checkpoint or a hub id) or the name of a bundled model: {names}"
     )
 
 
@@ -158,9 +170,7 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
         for path in paths
     }
     complete = Manifest.from_dict(replace(manifest, files=records).to_dict())
-    scratch = folder / f".{MANIFEST}"
-    scratch.write_text(complete.to_json(), encoding="utf-8")
-    scratch.replace(folder / MANIFEST)
+    write(folder / MANIFEST, complete.to_json().encode("utf-8"))
     return complete
 
 
@@ -176,6 +186,14 @@ def sha256(path: Path) -> str:
 def _file_faults(folder: Path, name: str, manifest: Manifest, verify: Verify) -> Iterator[str]:
     """What is wrong with one file of a bundle."""
     record, path = manifest.files[name], folder / name
+    try:
+        yield from _differences(folder, path, name, record, verify)
+    except (OSError, RuntimeError) as error:  # unreadable, a name that is too long, a link to itself
+        yield f"{name} cannot be read: {error}"
+
+
+def _differences(folder: Path, path: Path, name: str, record: FileRecord, verify: Verify) -> Iterator[str]:
+    """How a file differs from its record."""
     if not path.resolve().is_relative_to(folder.resolve()):
         yield f"{name} is a link that leaves the folder; put the file itself there (cp -L)"
     elif not path.is_file():

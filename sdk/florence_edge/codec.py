@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from time import perf_counter
 
-from ._regions import NOTHING
 from .backends import Hypothesis
 from .bundle import Bundle
 from .errors import InputError
@@ -17,7 +16,7 @@ from .manifest import Manifest
 from .options import FormedOptions, SearchOptions
 from .prompts import TaskInput, class_names, prompt_for
 from .results import Result, Text
-from .tasks import InputKind, Task
+from .tasks import NOTHING, InputKind, Task
 from .tokens import Tokens
 
 
@@ -49,6 +48,8 @@ class Codec:
         Raises `InputError` for an input that the task does not take, a prompt past the model's positions, and search
         options outside their range or the model's limits.
         """
+        if search is not None and not isinstance(search, SearchOptions):
+            raise InputError(f"search is {search!r:.80}; give SearchOptions, such as SearchOptions(beams=1)")
         ids = self.tokens.encode(prompt_for(task, given, size))
         limit = self._manifest.limits.prompt_tokens
         if len(ids) > limit:

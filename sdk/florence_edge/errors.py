@@ -74,6 +74,11 @@ def listing(title: str, faults: Sequence[str]) -> str:
     return "\n  - ".join([title, *faults])
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of another library says, or its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def missing(library: str, *, extra: str, needed_for: str) -> DependencyError:
     """Builds the error for an optional library that is not installed, naming the pip line that installs it."""
     return DependencyError(

@@ -59,8 +59,8 @@ def quads_to_supervision(result: Quads) -> Any:
 
     The key in `data` for the texts is "class_name", which is what supervision's annotators show.
     """
-    boxes = np.concatenate([result.quads.min(axis=1), result.quads.max(axis=1)], axis=1)
-    return _supervision(boxes, result.scores, _class_ids(result.texts), result.texts, data={"quads": result.quads})
+    ids, data = _class_ids(result.texts), {"quads": result.quads}
+    return _supervision(result.boxes(), result.scores, ids, result.texts, data=data)
 
 
 def detections_to_coco(

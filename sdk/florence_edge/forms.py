@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ._pieces import Speller
-from ._regions import BOX, NOTHING, POINT, QUAD, SMALLEST_RING
-from .tasks import Grammar
+from ._regions import BOX, POINT, QUAD, SMALLEST_RING
+from .tasks import NOTHING, Grammar
 
 Ids = tuple[int, ...]
 

@@ -38,6 +38,13 @@ _RAW_MODES = {(1, False): "L", (3, False): "RGB", (3, True): "BGR", (4, False): 
 """Channels of an array and `bgr` to the order of its bytes, in Pillow's words."""
 
 
+_WITH_ALPHA = ("LA", "PA", "RGBA", "RGBa")
+"""The A of mode LAB is a colour."""
+
+_PROGRAMS = ("EPS",)
+"""Formats that Pillow hands to another program (Ghostscript), which is nothing to do with a picture from anywhere."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """How much a picture may hold.
@@ -66,7 +73,7 @@ def load_image(source: ImageSource, *, bgr: bool = False, limits: Limits = Limit
     allows, empty, values not finite or out of range, an array of another dtype or shape, a torch tensor, a URL.
     """
     if isinstance(source, np.ndarray):
-        image, given = _from_array(source, bgr), f"an array of shape {list(source.shape)}"
+        image, given = _from_array(source, bgr, limits), f"an array of shape {list(source.shape)}"
     elif bgr:
         raise ImageError(
             f"bgr=True was given with {_kind(source)}; only arrays can be BGR, files and PIL images know their order"
@@ -119,12 +126,37 @@ def _decode(stream: IO[bytes], given: str, limits: Limits) -> Image.Image:
         ) from error
     except Exception as error:  # a damaged header makes Pillow's readers raise anything, from struct.error to KeyError
         raise ImageError(f"{given} cannot be opened as an image: {error}") from error
+    if image.format in _PROGRAMS:
+        raise ImageError(
+            f"{given} is a program in PostScript, which would have to be run; give a JPEG, PNG, WebP, BMP or TIFF"
+        )
     return _finish(image, given, limits)
 
 
 def _finish(image: Image.Image, given: str, limits: Limits) -> Image.Image:
     """Checks the size before anything is decoded, decodes, converts and turns upright."""
-    width, height = image.size
+    _check_size(image.size, given, limits)
+    try:
+        image.load()
+    except Exception as error:  # see _decode: the decoders are as inventive as the header readers
+        raise ImageError(f"{given} is damaged or cut short: {error}; copy or export it again") from error
+    try:
+        rgb = _to_rgb(image, given)
+    except ImageError:
+        raise
+    except Exception as error:  # a transparency that does not belong to the mode, among others
+        raise ImageError(f"{given} cannot be turned into RGB: {error}; copy or export it again") from error
+    operation = _turn(image)
+    if operation is None:
+        return rgb
+    upright = rgb.transpose(operation)
+    upright.info = {}  # the orientation tag was copied along; left there, it would turn the picture once more
+    return upright
+
+
+def _check_size(size: tuple[int, int], given: str, limits: Limits) -> None:
+    """Raises `ImageError` for a picture that is empty or too large."""
+    width, height = size
     if width == 0 or height == 0:
         raise ImageError(f"{given} is empty: {width} x {height} pixels; both sides must be 1 or more")
     if width * height > limits.max_pixels:
@@ -132,17 +164,6 @@ def _finish(image: Image.Image, given: str, limits: Limits) -> Image.Image:
             f"{given} has {width} x {height} = {width * height} pixels, but at most {limits.max_pixels} are allowed; "
             "make it smaller, or raise Limits(max_pixels=...) if you trust it"
         )
-    try:
-        image.load()
-    except Exception as error:  # see _decode: the decoders are as inventive as the header readers
-        raise ImageError(f"{given} is damaged or cut short: {error}; copy or export it again") from error
-    rgb = _to_rgb(image, given)
-    operation = _turn(image)
-    if operation is None:
-        return rgb
-    upright = rgb.transpose(operation)
-    upright.info = {}  # the orientation tag was copied along; left there, it would turn the picture once more
-    return upright
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -161,7 +182,7 @@ def _to_rgb(image: Image.Image, given: str) -> Image.Image:
         return _deep_grey(image, given).convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")
-    if "A" not in image.getbands() and "a" not in image.getbands() and "transparency" not in image.info:
+    if image.mode not in _WITH_ALPHA and "transparency" not in image.info:
         return image.convert("RGB")
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     rgb = Image.new("RGB", image.size, "white")
@@ -183,10 +204,12 @@ def _deep_grey(image: Image.Image, given: str) -> Image.Image:
         )
     if image.mode == "F":
         return Image.fromarray(np.rint(values * np.float32(255.0 / top)).astype(np.uint8))
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    grey = (values >> 8).astype(np.uint8)
+    grey[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(grey)
 
 
-def _from_array(array: UInt8Array, bgr: bool) -> Image.Image:
+def _from_array(array: UInt8Array, bgr: bool, limits: Limits) -> Image.Image:
     """A uint8 array as a PIL image of mode L, RGB or RGBA."""
     shape = list(array.shape)
     if array.dtype != np.uint8:
@@ -203,9 +226,10 @@ def _from_array(array: UInt8Array, bgr: bool) -> Image.Image:
         )
     if 0 in shape:
         raise ImageError(f"got an empty array of shape {shape}; both sides must be 1 or more")
+    size = (shape[1], shape[0])
+    _check_size(size, f"an array of shape {shape}", limits)  # before it is copied: a broadcast one may be of any size
     raw_mode = _RAW_MODES[channels, bgr and channels > 1]
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
-    size = (shape[1], shape[0])
     return Image.frombuffer(mode, size, np.ascontiguousarray(array), "raw", raw_mode, 0, 1)
 
 

@@ -240,6 +240,7 @@ def path_fault(name: str) -> str | None:
         or ".." in path.parts
         or "\\" in name
         or ":" in name
+        or not name.isprintable()  # a null character or half a surrogate pair among them: no file can be called so
         or str(path) != name
     ):
         return f"{name!r} is no plain relative path inside the bundle"

@@ -5,7 +5,9 @@ Names and meaning are those of `transformers.GenerationConfig`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from .errors import InputError
@@ -13,12 +15,18 @@ from .forms import Form
 
 EarlyStopping = bool | Literal["never"]
 
+MOST_BEAMS = 32
+"""Memory and time grow with the beams, and answers have long stopped changing."""
+
+_LOWEST_PENALTY, _HIGHEST_PENALTY = -2.0, 10.0
+"""Exponents beyond these take scores of long answers out of the range of float32."""
+
 
 @dataclass(frozen=True)
 class SearchOptions:
     """What one call changes about the search; None keeps the bundle's own setting.
 
-    `beams` is the number of beams, 1 meaning greedy. `max_new_tokens` and `min_new_tokens` count every generated token,
+    `beams` is the number of beams, 1 (greedy) to 32. `max_new_tokens` and `min_new_tokens` count every generated token,
     the forced `<s>` and the final `</s>` included. `length_penalty` is the exponent of the length that divides a
     hypothesis' log-probability. `early_stopping` is True (stop at `beams` finished hypotheses), False (stop when no
     running beam can beat the worst finished one at its present length) or "never" (the same, at its best possible
@@ -34,6 +42,29 @@ class SearchOptions:
     early_stopping: EarlyStopping | None = None
     no_repeat_ngram: int | None = None
     constrained: bool | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name in _TYPES if (value := getattr(self, name)) is not None}
+        faults = [
+            f"{name} is {value!r}; it must be {words}"
+            for name, value in given.items()
+            for kind, plain, words in (_TYPES[name],)
+            if not isinstance(value, kind) or (isinstance(value, bool) and plain is not bool)
+        ]
+        if faults:
+            raise InputError("; ".join(faults))
+        for name, value in given.items():  # NumPy's numbers become Python's, which JSON knows
+            object.__setattr__(self, name, _TYPES[name][1](value))
+
+
+_TYPES: Mapping[str, tuple[type, type, str]] = {
+    **dict.fromkeys(
+        ("beams", "max_new_tokens", "min_new_tokens", "no_repeat_ngram"), (Integral, int, "a whole number")
+    ),
+    "length_penalty": (Real, float, "a number"),
+    "constrained": (bool, bool, "True or False"),
+}
+"""What an option is, what it is kept as, and that in words; `early_stopping` is for `SearchConfig` to check."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +98,7 @@ class SearchConfig:
         faults = [
             text
             for wrong, text in (
-                (self.beams < 1, f"beams is {self.beams}; it must be 1 or more"),
+                (not 1 <= self.beams <= MOST_BEAMS, f"beams is {self.beams}; it must lie in 1..{MOST_BEAMS}"),
                 (self.max_new_tokens < 1, f"max_new_tokens is {self.max_new_tokens}; it must be 1 or more"),
                 (
                     not 0 <= self.min_new_tokens <= self.max_new_tokens,
@@ -75,7 +106,11 @@ class SearchConfig:
                 ),
                 (self.no_repeat_ngram < 0, f"no_repeat_ngram is {self.no_repeat_ngram}; it must be 0 (off) or more"),
                 (
-                    self.early_stopping not in (True, False, "never"),
+                    not _LOWEST_PENALTY <= self.length_penalty <= _HIGHEST_PENALTY,
+                    f"length_penalty is {self.length_penalty}; it must lie in {_LOWEST_PENALTY}..{_HIGHEST_PENALTY}",
+                ),
+                (
+                    not isinstance(self.early_stopping, bool) and self.early_stopping != "never",
                     f"early_stopping is {self.early_stopping!r}; it must be True, False or 'never'",
                 ),
             )
@@ -96,15 +131,6 @@ class SearchConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a manifest."""
         return {item.name: getattr(self, item.name) for item in fields(SearchConfig)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SearchConfig:
-        """The inverse of `to_dict`; an unknown or missing key is an `InputError`."""
-        known = {field.name for field in fields(cls)}
-        if values.keys() != known:
-            unknown, absent = sorted(values.keys() - known), sorted(known - values.keys())
-            raise InputError(f"search settings: unknown keys {unknown}, missing keys {absent}")
-        return cls(**values)
 
 
 @dataclass(frozen=True)

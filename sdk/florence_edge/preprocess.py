@@ -8,9 +8,7 @@ those the model was trained on.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -53,22 +51,6 @@ class ImageSpec:
             faults.append(f"resample is {self.resample!r}; it must be one of {', '.join(_FILTERS)}")
         if faults:
             raise InputError(listing("the image settings cannot be used:", faults))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a manifest."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ImageSpec:
-        """The inverse of `to_dict`; an unknown or missing key is an `InputError`."""
-        known = {field.name for field in fields(cls)}
-        if values.keys() != known:
-            unknown, absent = sorted(values.keys() - known), sorted(known - values.keys())
-            raise InputError(f"image settings: unknown keys {unknown}, missing keys {absent}")
-        settings: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        return cls(**settings)
 
 
 def to_pixels(image: Image.Image, spec: ImageSpec) -> Float32Array:

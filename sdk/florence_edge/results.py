@@ -148,6 +148,10 @@ class Quads(Result):
     quads: Float32Array
     texts: tuple[str, ...]
 
+    def boxes(self) -> Float32Array:
+        """The bounding boxes [N, 4] float32 x1 y1 x2 y2 of the lines."""
+        return np.concatenate([self.quads.min(axis=1), self.quads.max(axis=1)], axis=1)
+
     def to_supervision(self) -> Any:
         """The bounding boxes as `supervision.Detections` (needs supervision), texts under `data["class_name"]`."""
         from .export import quads_to_supervision

@@ -5,8 +5,9 @@ The model is not told about any of this; a region that is left out was generated
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from .errors import InputError
 from .geometry import BoolArray, Float32Array, Int64Array
 from .results import Detections, Polygons, Quads
 
-Regions = TypeVar("Regions", Detections, Polygons, Quads)
+Regions = TypeVar("Regions", bound=Detections | Polygons | Quads)
 
 _LABEL_FIELD = {Detections: "labels", Polygons: "labels", Quads: "texts"}
 _ITEM_FIELDS = {
@@ -40,10 +41,16 @@ class Selection:
     max_regions: int | None = None
 
     def __post_init__(self) -> None:
-        if self.min_score is not None and not 0 <= self.min_score <= 1:
-            raise InputError(f"min_score is {self.min_score}; it must lie in 0..1")
-        if self.max_regions is not None and self.max_regions < 0:
-            raise InputError(f"max_regions is {self.max_regions}; it must be 0 or more")
+        least, most, allowed = self.min_score, self.max_regions, self.allowed_labels
+        if least is not None and not (isinstance(least, Real) and 0 <= least <= 1):
+            raise InputError(f"min_score is {least!r}; it must lie in 0..1")
+        if most is not None and not (isinstance(most, Integral) and most >= 0):
+            raise InputError(f"max_regions is {most!r}; it must be 0 or more, a whole number")
+        if allowed is not None and not isinstance(allowed, str):
+            names = tuple(allowed) if isinstance(allowed, Iterable) else (allowed,)
+            if not all(isinstance(name, str) for name in names):
+                raise InputError(f"allowed_labels is {allowed!r:.80}; it must be a label or several of them")
+            object.__setattr__(self, "allowed_labels", names)
 
     def of(self, result: Regions) -> Regions:
         """The result with the kept regions only, in the order the model wrote them; class ids keep their meaning."""

@@ -6,6 +6,7 @@ of the task tokens is in the vocabulary: the model is asked with the sentence, n
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from enum import Enum
 
@@ -156,6 +157,9 @@ FREE_PROMPT = Task("<ASK>", "ask", "{input}", InputKind.PHRASE, Grammar.TEXT, 25
 DETAIL = {"brief": "<CAPTION>", "detailed": "<DETAILED_CAPTION>", "paragraph": "<MORE_DETAILED_CAPTION>"}
 """Values of the `detail` argument of `Florence.caption`."""
 
+NOTHING = "No object detected."
+"""What the published checkpoints may answer where there is nothing: an empty answer, not a malformed one."""
+
 CLASS_SEPARATOR = "<and>"
 """Joins the class names of one open-vocabulary question."""
 
@@ -169,6 +173,8 @@ def find(name: str, *, with_input: bool = False) -> Task:
     does not matter. A method that serves two tasks is told apart by `with_input`: `detect` is `<OD>` without an input
     and `<OPEN_VOCABULARY_DETECTION>` with one. Raises `InputError` for any other name.
     """
+    if not isinstance(name, str):
+        raise InputError(f"a task is named by a string, such as '<OD>' or 'detect'; got {name!r:.80}")
     key = name.strip().strip("<>").lower()
     if key in _BY_NAME:
         return _BY_NAME[key]
@@ -178,5 +184,9 @@ def find(name: str, *, with_input: bool = False) -> Task:
             return task
     if rows:
         return rows[0]
-    allowed = ", ".join(task.token for task in TASKS)
-    raise InputError(f"unknown task {name!r}; the tasks are: {allowed}")
+    methods = list(dict.fromkeys(task.method for task in (*TASKS, FREE_PROMPT)))
+    close = difflib.get_close_matches(key, [*methods, *_BY_NAME], n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    raise InputError(
+        f"unknown task {name!r}; {meant}the tasks are: {', '.join(methods)}, or upstream's tokens such as <OD>"
+    )

@@ -23,7 +23,7 @@ from florence_edge.annotations import (
     coco_annotation,
     regions,
     smallest_rectangle,
-    yolo_lines,
+    yolo_line,
     yolo_names,
     yolo_yaml,
 )
@@ -68,7 +68,8 @@ def read_yolo(folder: Path, result: Labelled, kind: YoloKind) -> Any:
     for name in ("images", "labels"):
         (folder / name).mkdir(exist_ok=True)
     Image.new("RGB", SIZE).save(folder / "images" / "a.png")
-    (folder / "labels" / "a.txt").write_text("\n".join(yolo_lines(result, IDS, kind=kind)))
+    lines = [yolo_line(region, result.size, IDS[region.label], kind=kind) for region in regions(result)]
+    (folder / "labels" / "a.txt").write_text("\n".join(lines))
     (folder / "data.yaml").write_text(yolo_yaml(NAMES), encoding="utf-8")
     images, labels, names = (str(folder / name) for name in ("images", "labels", "data.yaml"))
     data = sv.DetectionDataset.from_yolo(images, labels, names, is_obb=kind == "obb")

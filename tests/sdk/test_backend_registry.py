@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -14,12 +13,7 @@ from florence_edge.backends import registry
 from florence_edge.backends.registry import available, names, open_backend
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, DependencyError, InputError
-from support.fake_backend import FakeBackend, make_bundle
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return make_bundle(tmp_path / "bundle")
+from support.fake_backend import FakeBackend
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from florence_edge import __version__
 from florence_edge.cli import UsageError
-from florence_edge.cli.main import main
+from florence_edge.cli.main import OWN, build_parser, main
 from florence_edge.errors import BundleError
 
 SDK = Path(__file__).parents[2] / "sdk"
@@ -60,6 +61,7 @@ def _fail(arguments: argparse.Namespace) -> int:
         "interrupt": KeyboardInterrupt(),
         "bug": TypeError("a bug"),
         "disk": OSError(28, "No space left"),
+        "place": PermissionError(13, "Permission denied", "out"),
     }[arguments.kind]
 
 
@@ -86,13 +88,72 @@ def test_a_misspelled_command_gets_a_suggestion(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["run"], ["run", "od"], ["info", "--nonsense"], ["zzzz"], ["run", "od", "a.png", "--batch", "0"]]
+    "arguments",
+    [
+        [],
+        ["run"],
+        ["run", "od"],
+        ["info", "--nonsense"],
+        ["zzzz"],
+        ["run", "od", "a.png", "--batch", "0"],
+        ["run", "od", "a.png", "--beams", "x"],
+    ],
 )
 def test_a_wrong_command_line_ends_with_2_and_one_error(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert leaves(arguments) == 2
     assert capsys.readouterr().err.count("error:") == 1
+
+
+def test_what_is_left_over_is_said_by_the_command_it_was_given_to(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leaves(["run", "od", "a.png", "--inptu", "cup"]) == 2
+    assert capsys.readouterr().err == (
+        "florence-edge run: error: unrecognized arguments: --inptu cup\ntry: florence-edge run --help\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["run", "od", "a.png", "--beams", "1", "b.png"],
+        ["run", "--beams", "1", "od", "a.png", "b.png"],
+        ["run", "od", "--beams", "1", "--", "a.png", "b.png"],
+    ],
+)
+def test_options_may_stand_between_file_names(given: list[str]) -> None:
+    options = build_parser(given).parse_args(given)
+    assert (options.task, options.images, options.beams) == ("od", ["a.png", "b.png"], 1)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_help_fits_a_terminal_of_80_columns(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert leaves([name, "--help"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert max(map(len, shown)) <= 80
+    assert not [line for line in shown if line != line.rstrip()]
+
+
+def test_names_and_terminals_of_any_encoding_cost_a_character_and_not_the_command(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    script = (
+        "import sys; from florence_edge.cli import main, doctor, output; word = sys.argv[1]; "
+        "doctor.run = lambda given: output.print_json({'name': word}, indent=None) or print(word) or 0; "
+        "sys.exit(main.main(['doctor']))"
+    )
+    for encoding, word in (("utf-8", name), ("ascii", "杯"), ("latin-1", "é"), ("latin-1", "杯")):
+        done = subprocess.run(
+            [sys.executable, "-c", script, word],
+            check=True,
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(SDK), "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"},
+        )
+        document, line = done.stdout.decode(encoding).splitlines()
+        assert json.loads(document) == {"name": word}
+        assert line == word.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def test_a_broken_package_costs_only_its_own_commands(plugins: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +166,8 @@ def test_a_broken_package_costs_only_its_own_commands(plugins: None, capsys: pyt
     ("kind", "code", "shown"),
     [
         ("bundle", 1, "florence-edge: error: a bad bundle"),
-        ("disk", 1, "florence-edge: error: [Errno 28] No space left"),
+        ("disk", 1, "florence-edge: error: No space left"),
+        ("place", 1, "florence-edge: error: out: Permission denied"),
         ("usage", 2, "florence-edge: error: these do not go together"),
         ("interrupt", 130, "florence-edge: interrupted"),
         ("bug", 1, "florence-edge: internal error: TypeError: a bug; FLORENCE_DEBUG=1 shows where"),

@@ -18,11 +18,6 @@ from florence_edge.tasks import TASKS, Task
 from support.fake_backend import ANSWERS, FakeBackend, make_bundle
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
-
-
 @pytest.fixture
 def questions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What the scripted engine was asked, as (token, input in the prompt)."""
@@ -57,7 +52,7 @@ def test_all_tasks_are_asked_and_shown(
     assert main(["demo", str(out), "--bundle", str(bundle.folder)]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
-    assert [row.split()[0] for row in shown.out.splitlines()[2:17]] == [task.name for task in TASKS]
+    assert [row.split()[0].rstrip(",") for row in shown.out.splitlines()[2:17]] == [task.method for task in TASKS]
     assert "15 tasks answered" in shown.out
     page = Page((out / "index.html").read_text(encoding="utf-8"))
     assert page.images == [f"{task.name}.png" for task in TASKS]
@@ -80,6 +75,20 @@ def test_later_questions_are_about_what_was_found(
     assert asked["<REFERRING_EXPRESSION_SEGMENTATION>"] == "cube"
     assert asked["<OPEN_VOCABULARY_DETECTION>"] == "cube<and>ball"
     assert asked["<REGION_TO_CATEGORY>"] == "<loc_100><loc_200><loc_300><loc_400>"
+    assert asked["<REGION_TO_OCR>"] != asked["<REGION_TO_CATEGORY>"]  # where text was found, not the first object
+
+
+def test_the_table_is_as_wide_as_the_terminal(
+    bundle: Bundle,
+    questions: list[tuple[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["demo", str(tmp_path), "--bundle", str(bundle.folder)]) == 0
+    rows = capsys.readouterr().out.splitlines()[:17]
+    assert 70 <= max(map(len, rows)) <= 80
 
 
 def test_an_image_of_the_users_is_used(

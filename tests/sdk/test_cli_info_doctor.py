@@ -17,11 +17,6 @@ from florence_edge.errors import BackendError, missing
 from support.fake_backend import FakeBackend, make_bundle
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
-
-
 def test_info_shows_the_manifest(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(bundle.folder), "--json"]) == 0
     known = json.loads(capsys.readouterr().out)

@@ -19,15 +19,10 @@ from florence_edge.bundle import Bundle
 from florence_edge.cli import INTERRUPTED
 from florence_edge.cli.main import main
 from florence_edge.cli.watch import TERMINATED
-from support.fake_backend import FakeBackend, make_bundle
+from support.fake_backend import FakeBackend
 from support.streams import SlowBackend, picture
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
 
 
 @pytest.fixture

@@ -225,7 +225,7 @@ def test_the_options_carry_the_form_and_nothing_of_it_is_kept() -> None:
     assert question.options == codec().question(task, None, SIZE, question.options).options
     config = manifest().search.over(question.options)
     assert isinstance(config, FormedConfig)
-    assert SearchConfig.from_dict(config.to_dict()) == manifest().search.over(SearchOptions(max_new_tokens=20))
+    assert SearchConfig(**config.to_dict()) == manifest().search.over(SearchOptions(max_new_tokens=20))
     assert type(manifest().search.over(SearchOptions(constrained=False))) is SearchConfig
     assert asdict(SearchOptions())["constrained"] is None
 

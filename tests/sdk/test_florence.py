@@ -15,7 +15,7 @@ from florence_edge.errors import BackendError, BundleError, FlorenceError, Image
 from florence_edge.images import ImageSource
 from florence_edge.results import Detections, Polygons, Quads, Result, Text
 from florence_edge.tasks import TASKS, InputKind, Task
-from support.fake_backend import ANSWERS, FakeBackend, make_bundle
+from support.fake_backend import ANSWERS, FakeBackend
 
 SIZE = ImageSize(200, 100)
 BOX = (20.0, 10.0, 120.0, 90.0)
@@ -25,11 +25,6 @@ INPUTS = {
     InputKind.CLASSES: ["ball", "red cube"],
     InputKind.BOX: BOX,
 }
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from florence_edge.errors import BackendError, FlorenceError, ImageError, InputE
 from florence_edge.geometry import Float32Array
 from florence_edge.images import ImageSource
 from florence_edge.tasks import Task
-from support.fake_backend import ANSWERS, FakeBackend, FakeFeatures, make_bundle
+from support.fake_backend import ANSWERS, FakeBackend, FakeFeatures
 
 
 def spoken(task: Task, given: str, brightness: float) -> str:
@@ -24,11 +24,6 @@ def spoken(task: Task, given: str, brightness: float) -> str:
     if brightness < -1.9:
         raise BackendError("the logits are not finite")
     return f"{ANSWERS['<CAPTION>']} {brightness:.3f} {len(given)}"
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return make_bundle(tmp_path / "bundle")
 
 
 @pytest.fixture

@@ -17,14 +17,9 @@ from florence_edge.backends import Backend, Hypothesis, ImageFeatures
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, InputError
 from florence_edge.geometry import Int64Array
-from support.fake_backend import FakeBackend, FakeStreamingBackend, make_bundle
+from support.fake_backend import FakeBackend, FakeStreamingBackend
 
 IMAGE = np.zeros((20, 30, 3), np.uint8)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
 
 
 @pytest.mark.parametrize(("task", "given"), [("od", None), ("<OCR_WITH_REGION>", None), ("segment", "a red cube")])

@@ -209,7 +209,7 @@ def test_task_and_prompt_change_by_parameters_all_or_none(node: Any) -> None:
 @pytest.mark.parametrize(
     ("task", "texts", "said"),
     [
-        ("juggle", (), "unknown task 'juggle'; the tasks are: <CAPTION>"),
+        ("juggle", (), "unknown task 'juggle'; the tasks are: caption, "),
         ("ground", (), "takes a phrase; got none"),
         ("segment_region", ("1,2",), "a box is x1 y1 x2 y2"),
         ("caption", ("why",), "takes no input"),

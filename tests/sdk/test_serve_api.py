@@ -19,7 +19,7 @@ from florence_edge.errors import BackendError
 from florence_edge.model import Florence
 from florence_edge.serve.options import ServeOptions
 from florence_edge.tasks import FREE_PROMPT, TASKS, InputKind, Task
-from support.fake_backend import FakeBackend, FakeStreamingBackend, make_bundle
+from support.fake_backend import FakeBackend, FakeStreamingBackend
 from support.serving import Served, png, raw_upload, served
 
 OPTIONS = ServeOptions(max_bytes=200_000, max_pixels=60_000, max_tasks=4)
@@ -29,11 +29,6 @@ INPUTS: dict[InputKind, Any] = {
     InputKind.CLASSES: ["red cube", "ball"],
     InputKind.BOX: [4.0, 5.0, 20.0, 25.0],
 }
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
+import florence_edge
+import florence_edge.serve
 from florence_edge.bundle import Bundle
 from florence_edge.cli.main import main
 from florence_edge.cli.serve import read_token
@@ -110,6 +112,7 @@ def test_a_port_that_is_taken_is_told(capsys: pytest.CaptureFixture[str]) -> Non
 def test_without_the_libraries_the_pip_line_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(florence_edge, "serve", florence_edge.serve)  # the package as it is now comes back as well
     for name in [name for name in sys.modules if name.startswith("florence_edge.serve")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "starlette", None)

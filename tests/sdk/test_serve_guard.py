@@ -12,7 +12,7 @@ from florence_edge.errors import InputError
 from florence_edge.model import Florence
 from florence_edge.serve.guard import SECURITY_HEADERS
 from florence_edge.serve.options import ServeOptions
-from support.fake_backend import FakeBackend, make_bundle
+from support.fake_backend import FakeBackend
 from support.serving import Served, png, served
 
 TOKEN = "correct-horse-battery-staple"
@@ -20,8 +20,7 @@ PROTECTED = ("/v1/info", "/v1/tasks", "/v1/sample", "/v1/live", "/metrics", "/v1
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Florence:
-    bundle: Bundle = make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
+def model(bundle: Bundle) -> Florence:
     return Florence(bundle, FakeBackend(bundle))
 
 

@@ -17,19 +17,17 @@ import pytest
 from PIL import Image
 
 from florence_edge.bundle import Bundle
+from florence_edge.images import ImageSource
 from florence_edge.model import Florence
+from florence_edge.preprocess import ImageSpec
 from florence_edge.serve.playback import as_camera
 from florence_edge.stream import Ask, Frame, Source, SourceError
-from support.fake_backend import FakeStreamingBackend, make_bundle
+from florence_edge.view import Prepared, prepare
+from support.fake_backend import FakeStreamingBackend
 from support.serving import GatedBackend, served, until
 from support.streams import Recording, ScriptedCamera, Step, picture
 
 Told = tuple[str, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
 
 
 def camera(rate_hz: float = 100.0) -> ScriptedCamera:
@@ -223,3 +221,42 @@ def test_a_damaged_picture_of_a_folder_is_told(bundle: Bundle, tmp_path: Path, m
     with served(model, source=open_source(str(tmp_path))) as server, server.events("GET", "/v1/live") as events:
         answer = taken(events, 1)[-1][1]
     assert "is not an image" in answer["errors"][""]
+
+
+def test_the_view_survives_a_driver_that_fails_in_a_way_nobody_expected(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(ScriptedCamera):
+        def frames(self, start: int = 0) -> Iterator[Frame]:
+            if not self.opened:
+                self.opened.append(start)
+                raise RuntimeError("driver bug")
+            return super().frames(start)
+
+    monkeypatch.setattr("florence_edge.serve.live.RETRY_S", 0.05)
+    steps: Iterator[Step] = itertools.cycle(["frame", 0.01])
+    with (
+        served(model_of(bundle), source=Broken("cam", [steps])) as server,
+        server.events("GET", "/v1/live") as events,
+    ):
+        told = taken(events, 1)
+    assert [data["status"] for name, data in told if name == "trouble"] == [500]
+
+
+def test_pictures_are_resized_when_the_model_is_nearly_ready_not_all_the_time(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = 0
+
+    def counted(image: ImageSource, spec: ImageSpec) -> Prepared:
+        nonlocal prepared
+        prepared += 1
+        return prepare(image, spec)
+
+    monkeypatch.setattr("florence_edge.stream.feeds.prepare", counted)
+    with (
+        served(model_of(bundle, search_s=0.2), source=camera(200.0)) as server,
+        server.events("GET", "/v1/live") as events,
+    ):
+        taken(events, 8)
+    assert 8 <= prepared < 120  # of 320 captured

@@ -21,7 +21,7 @@ from florence_edge.results import Detections
 from florence_edge.serve.options import ServeOptions
 from florence_edge.stream import Ask
 from support.browser import Browser
-from support.fake_backend import FakeStreamingBackend, make_bundle
+from support.fake_backend import FakeStreamingBackend
 from support.serving import GatedBackend, Served, served
 from support.streams import ScriptedCamera
 
@@ -29,11 +29,6 @@ pytestmark = pytest.mark.browser
 
 TOKEN = "correct-horse-battery-staple"
 BUSY = "(document.querySelector('#text').getAttribute('aria-busy') === 'true')"
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,7 @@ from florence_edge.model import Florence
 from florence_edge.serve.options import ServeOptions
 from florence_edge.serve.problems import RequestError
 from florence_edge.serve.worker import Gone, Worker
-from support.fake_backend import make_bundle
 from support.serving import GatedBackend, Served, png, raw_upload, served, until
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
 
 
 def reachable(port: int) -> bool:

@@ -22,15 +22,9 @@ from florence_edge.cli.main import main
 from florence_edge.errors import BackendError, ImageError, InputError
 from florence_edge.stream import Ask, Event, Frame, Run, SinkError, StreamOptions, open_sink, watch
 from florence_edge.tasks import Task
-from support.fake_backend import make_bundle
 from support.streams import Memory, Recording, model_of, picture
 
 COUNT = 6
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
 
 
 def script(task: Task, given: str, brightness: float) -> str:

@@ -17,15 +17,9 @@ pytest.importorskip("rosbags")
 
 from florence_edge.bundle import Bundle
 from florence_edge.stream import Event, Reconnect, SinkError, SourceError, StreamOptions, watch
-from support.fake_backend import make_bundle
 from support.streams import Recording, ScriptedCamera, Step, model_of
 
 SINKS = ("answers.jsonl", "each/", "seen.avi", "bag://out.mcap", "yolo://yolo", "coco://coco")
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
 
 
 def frames_held(folder: Path) -> dict[str, list[int]]:

@@ -20,13 +20,8 @@ from florence_edge.preprocess import ImageSpec
 from florence_edge.stream import Ask, Counts, Frame, Reconnect, SourceError, StreamOptions, watch
 from florence_edge.stream.pump import Pump
 from florence_edge.view import Prepared, prepare
-from support.fake_backend import FakeBackend, FakeFeatures, make_bundle
+from support.fake_backend import FakeBackend, FakeFeatures
 from support.streams import Memory, ScriptedCamera, SlowBackend, Step, model_of
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
 
 
 def at(rate_hz: float, count: int) -> list[Step]:
@@ -289,3 +284,39 @@ def test_an_error_in_a_driver_reaches_the_caller(bundle: Bundle) -> None:
 
     with pytest.raises(RuntimeError, match="driver bug"):
         list(watch(model_of(bundle), Broken("cam", [[]]), ["detect"]))
+
+
+def test_an_error_in_one_driver_is_told_though_the_other_camera_goes_on(bundle: Bundle) -> None:
+    class Broken(ScriptedCamera):
+        def frames(self, start: int = 0) -> Iterator[Frame]:
+            yield from super().frames(start)
+            raise RuntimeError("driver bug")
+
+    cameras = [ScriptedCamera("good", [at(100, 1000)]), Broken("bad", [at(100, 3)])]
+    model = Florence(bundle, SlowBackend(bundle, vision_s=0.03))
+    with watch(model, cameras, ["detect"]) as events, pytest.raises(RuntimeError, match="driver bug"):
+        list(itertools.islice(events, 50))
+    assert all(settled(counts) for counts in events.counts.values())
+
+
+def test_a_model_that_is_early_does_not_wait_for_its_expected_end(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takes_s = itertools.chain([0.8], itertools.repeat(0.0))
+
+    class Fast(FakeBackend):
+        def encode_image(self, pixels: Float32Array) -> FakeFeatures:
+            time.sleep(next(takes_s))
+            return super().encode_image(pixels)
+
+    def slow(image: ImageSource, spec: ImageSpec) -> Prepared:
+        time.sleep(0.03)  # more than a frame's time, so that every picture is overtaken while it is resized
+        return prepare(image, spec)
+
+    monkeypatch.setattr("florence_edge.stream.feeds.prepare", slow)
+    model = Florence(bundle, Fast(bundle))
+    with watch(model, ScriptedCamera("cam", [at(200, 100_000)]), ["detect"]) as events:
+        next(events), next(events)
+        begun = time.monotonic()
+        next(events)
+        assert time.monotonic() - begun < 0.4  # of the 0.8 s that were expected

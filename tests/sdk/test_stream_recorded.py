@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,13 +22,8 @@ from florence_edge.stream import Ask, Counts, Frame, Sink, SinkError, SourceErro
 from florence_edge.stream.folders import Folder
 from florence_edge.stream.jsonl import JsonLines
 from florence_edge.tasks import Task
-from support.fake_backend import FakeBackend, make_bundle
+from support.fake_backend import FakeBackend
 from support.streams import Memory, Recording, model_of, picture, write_video
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +210,20 @@ def test_another_question_is_no_continuation(bundle: Bundle, tmp_path: Path) -> 
     for source, task in ((Recording("a", 3), "caption"), (Recording("a", 4), "detect")):
         with pytest.raises(SinkError, match="holds the answers of another run"):
             list(watch(model_of(bundle), source, [task], sinks=[out], options=StreamOptions(resume=True)))
+
+
+def test_a_reader_that_hangs_does_not_keep_a_run_from_ending(bundle: Bundle) -> None:
+    hanging = threading.Event()
+
+    class Seeking(Recording):
+        def frames(self, start: int = 0) -> Iterator[Frame]:
+            yield from super().frames(start)
+            hanging.wait(60)
+
+    events = watch(model_of(bundle), Seeking("a", 1), ["detect"])
+    next(events)
+    begun = time.monotonic()
+    events.close()
+    taken = time.monotonic() - begun
+    hanging.set()
+    assert taken < 20

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -22,13 +23,7 @@ from florence_edge.stream import Event, Run, SinkError, StreamOptions, open_sour
 from florence_edge.stream import http as http_sink
 from florence_edge.stream.http import Receiver
 from florence_edge.stream.opencv import Recorder
-from support.fake_backend import make_bundle
 from support.streams import Memory, Recording, ScriptedCamera, model_of, picture
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -197,8 +192,11 @@ class Server:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server.received.append((self.headers["Idempotency-Key"], body))
-                self.send_response(statuses.pop(0) if statuses else 200)
+                answer = statuses.pop(0) if statuses else 200
+                self.send_response(answer)
                 self.send_header("Retry-After", "3")
+                if 300 <= answer < 400:
+                    self.send_header("Location", f"{server.address}/elsewhere")
                 self.end_headers()
 
             def log_message(self, format: str, *arguments: object) -> None:
@@ -233,6 +231,34 @@ def test_a_receiver_that_refuses_ends_the_run_at_once(bundle: Bundle, receivers:
     with pytest.raises(SinkError, match="refused frame 1: 400"):
         list(watch(model_of(bundle), Recording("a", 5), ["detect"], sinks=[server.address]))
     assert len(server.received) == 2
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_receiver_that_moved_is_refused_since_following_it_would_lose_the_event(
+    bundle: Bundle, receivers: list[Server], status: int
+) -> None:
+    receivers.append(server := Server([200, status, 200]))
+    with pytest.raises(SinkError, match=f"refused frame 1: {status} .*/events/elsewhere"):
+        list(watch(model_of(bundle), Recording("a", 5), ["detect"], sinks=[server.address]))
+    assert [body["frame"] for _, body in server.received] == [0, 1]
+
+
+def test_a_receiver_that_speaks_no_http_is_an_error_of_the_sink(bundle: Bundle) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def babble() -> None:
+            for _ in range(http_sink.ATTEMPTS):
+                client, _ = listener.accept()
+                with client:
+                    client.recv(65536)
+                    client.sendall(b"not a status line\r\n\r\n")
+
+        thread = threading.Thread(target=babble, daemon=True)
+        thread.start()
+        sink = Receiver(f"http://127.0.0.1:{listener.getsockname()[1]}/", pause=lambda seconds: None)
+        with pytest.raises(SinkError, match="did not take frame 0 in 6 attempts"):
+            list(watch(model_of(bundle), Recording("a", 1), ["detect"], sinks=[sink]))
+        thread.join(10)
 
 
 def test_a_receiver_that_is_not_there_is_tried_a_bounded_number_of_times(bundle: Bundle) -> None:

@@ -27,16 +27,41 @@ State = Literal["ok", "absent", "wrong", "fact"]
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report: what was looked at, what was found, and what mends it."""
+    """One line of the report: what was looked at, what was found, and what mends it.
+
+    `extra` is the optional part of the package that a library which is absent would bring.
+    """
 
     topic: str
     name: str
     state: State
     found: str
     fix: str = ""
+    extra: str = ""
 
 
 PACKAGE = "florence-edge"
+EXTRAS = {
+    "onnx": "run models on a CPU",
+    "video": "cameras and video files",
+    "bags": "ROS bags",
+    "foxglove": "live results in Foxglove",
+    "serve": "the live view and the JSON API",
+    "supervision": "results for supervision",
+    "tensorrt": "run TensorRT engines",
+    "build": "build TensorRT engines",
+    "train": "train and fine-tune",
+    "lora": "train adapters",
+    "augment": "train on changed pictures",
+    "tensorboard": "training curves in TensorBoard",
+    "eval": "measure on annotated data",
+    "ray": "label on a Ray cluster",
+    "convert": "make bundles of checkpoints",
+    "bench": "measure speed and memory",
+    "rivals": "race transformers and OpenVINO",
+    "loadgen": "MLPerf's load generator",
+}
+"""The optional parts of the package and what each is for; a library that several bring belongs to the first."""
 OLDEST_PYTHON = (3, 10)
 _SAME_IMPORT = {
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
@@ -79,7 +104,8 @@ def libraries() -> Iterator[Check]:
             f"pip install {PACKAGE} (in a checkout: pip install -e .)",
         )
         return
-    seen: set[str] = set()
+    order = ["", *EXTRAS]
+    named: dict[str, tuple[str, str]] = {}
     for text in requirements:
         match = _REQUIREMENT.fullmatch(text.strip())
         if match is None:
@@ -87,10 +113,12 @@ def libraries() -> Iterator[Check]:
         name, marker = match["name"], match["marker"] or ""
         extra = _EXTRA.search(marker)
         group = extra["name"] if extra else ""
-        if name in (PACKAGE, *seen) or group == "dev" or "python_version" in marker:
+        if name == PACKAGE or group not in order or "python_version" in marker:
             continue
-        seen.add(name)
-        yield _library(name, match["range"].strip(), group)
+        if name not in named or order.index(group) < order.index(named[name][1]):
+            named[name] = (match["range"].strip(), group)
+    for name, (supported, group) in sorted(named.items(), key=lambda item: order.index(item[1][1])):
+        yield _library(name, supported, group)
 
 
 def _library(name: str, supported: str, extra: str) -> Check:
@@ -107,7 +135,7 @@ def _library(name: str, supported: str, extra: str) -> Check:
         return Check("libraries", candidate, "wrong", found, f"pip install '{candidate}{supported}'")
     if importlib.util.find_spec(_IMPORT_NAMES.get(name, name).replace("-", "_")) is not None:
         return Check("libraries", name, "ok", "importable, of unknown version")
-    return Check("libraries", name, "absent" if extra else "wrong", "not installed", install)
+    return Check("libraries", name, "absent" if extra else "wrong", "not installed", install, extra)
 
 
 def within(version: str, supported: str) -> bool:

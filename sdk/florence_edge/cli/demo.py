@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,20 +20,21 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from florence_edge.bundle import Bundle, bundled_names
+from florence_edge.bundle import PICTURE, Bundle, bundled_names
 from florence_edge.errors import BundleError, InputError
 from florence_edge.files import write
+from florence_edge.geometry import Float32Array
 from florence_edge.images import load_image
 from florence_edge.model import Florence
 from florence_edge.prompts import TaskInput
-from florence_edge.results import Detections, Result, Text
+from florence_edge.results import Detections, Quads, Result, Text
 from florence_edge.tasks import TASKS, InputKind, Task
 
 from .demo_page import Answer, page
 from .demo_scene import scene
 from .output import add_json, print_json, progress, table
 from .pictures import annotated
-from .show import score, summary
+from .show import content, score, short
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,8 +43,8 @@ if TYPE_CHECKING:
 
 MODEL = "tabletop"
 MODELS_GROUP = "florence_edge.demo_models"
-PICTURE = "demo.png"
-"""A bundle that holds a file of this name brings its own image to show."""
+_FIXED = 40
+"""Columns of the table that are not the input or the answer."""
 
 _ABSENT = (
     f"the bundled model {MODEL!r} is not in this installation; a small random model takes its place: the same code "
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(report)
         return 0
-    print(table([_row(answer) for answer in answers], header=("task", "input", "answer", "score", "ms"), right=(3, 4)))
+    print(table(_rows(answers), header=("method", "input", "answer", "score", "ms"), right=(3, 4)))
     print(f"\nmodel loaded in {loaded:.0f} ms, image encoded once in {encoded:.0f} ms, {len(answers)} tasks answered")
     print(f"pictures: {(arguments.out / 'index.html').resolve()}")
     return 0
@@ -141,7 +143,7 @@ def _picture(source: Path | None, bundle: Bundle) -> Image:
 
 
 def _input(task: Task, earlier: list[Result], size: tuple[int, int]) -> TaskInput:
-    """What to ask: about the best detection and the caption so far, or about what the drawn picture shows."""
+    """What to ask: about the caption, the best detection and the best line so far, or about the drawn picture."""
     width, height = size
     labels: list[str] = ["red cube", "ball"]
     box: list[float] = [0.2 * width, 0.4 * height, 0.45 * width, 0.8 * height]
@@ -151,8 +153,11 @@ def _input(task: Task, earlier: list[Result], size: tuple[int, int]) -> TaskInpu
             caption = result.text
         if isinstance(result, Detections) and result.task == "<OD>" and len(result):
             best = int(result.scores.argmax())
-            label, box = result.labels[best], [round(float(edge), 1) for edge in result.boxes[best]]
+            label, box = result.labels[best], _edges(result.boxes[best])
             labels = list(dict.fromkeys(result.labels))[:3]
+    for result in earlier:
+        if isinstance(result, Quads) and len(result) and task.method == "read_region":
+            box = _edges(result.boxes()[int(result.scores.argmax())])
     phrase = caption if task.method == "ground" else label
     inputs: dict[InputKind, TaskInput] = {
         InputKind.NONE: None,
@@ -163,14 +168,21 @@ def _input(task: Task, earlier: list[Result], size: tuple[int, int]) -> TaskInpu
     return inputs[task.input]
 
 
-def _row(answer: Answer) -> tuple[str, str, str, str, str]:
-    result = answer.result
-    text = result.text if isinstance(result, Text) else summary(result).split(",")[0]
-    best = max([float(value) for value in result.scores], default=float("nan"))
-    spent = f"{result.timings_ms['search']:.0f}"
-    return answer.task.name, _short(answer.asked, 32), _short(text, 56), score(best), spent
+def _edges(box: Float32Array) -> list[float]:
+    return [round(float(edge), 1) for edge in box]
 
 
-def _short(text: str, width: int) -> str:
-    printable = "".join(character if character.isprintable() else "·" for character in text)
-    return printable if len(printable) <= width else f"{printable[: width - 1]}…"
+def _rows(answers: list[Answer]) -> list[tuple[str, str, str, str, str]]:
+    """A row per answer, as wide as the terminal; where there is none, texts of up to 60 characters."""
+    left = shutil.get_terminal_size((132, 24)).columns - _FIXED
+    asked, answered = min(max(left // 3, 8), 30), min(max(left - left // 3, 16), 60)
+    return [
+        (
+            answer.method,
+            short(answer.asked, asked),
+            content(answer.result, answered),
+            score(max([float(value) for value in answer.result.scores], default=float("nan"))),
+            f"{answer.result.timings_ms['search']:.0f}",
+        )
+        for answer in answers
+    ]

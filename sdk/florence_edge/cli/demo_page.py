@@ -36,6 +36,12 @@ class Answer:
         return self.given if isinstance(self.given, str) else ", ".join(str(item) for item in self.given)  # type: ignore[union-attr]  # the demo gives texts and lists only
 
     @property
+    def method(self) -> str:
+        """The method that asks it, with the detail of a caption."""
+        detail = _DETAILS.get(self.task.token)
+        return self.task.method if detail is None else f"{self.task.method}, {detail}"
+
+    @property
     def call(self) -> str:
         """The line of Python that asks it."""
         given = "" if self.given is None else f", {self.given!r}"

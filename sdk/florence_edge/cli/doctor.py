@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from florence_edge.bundle import Bundle, bundled_names
 from florence_edge.errors import FlorenceError
 
 from . import FAILED
-from .checks import Check, State, interpreter, libraries, machine
+from .checks import EXTRAS, PACKAGE, Check, State, interpreter, libraries, machine
 from .nvidia import engines, jetson
 from .output import add_json, print_json, table
 
@@ -41,15 +41,28 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"healthy": not wrong, "checks": [asdict(check) for check in report]})
     else:
-        for topic in dict.fromkeys(check.topic for check in report):
+        listed = [check for check in report if not check.extra]
+        for topic in dict.fromkeys(check.topic for check in listed):
             print(topic)
-            rows = [(f"  {_MARKS[check.state]}", check.name, check.found) for check in report if check.topic == topic]
+            rows = [(f"  {_MARKS[check.state]}", check.name, check.found) for check in listed if check.topic == topic]
             print(table(rows), end="\n\n")
-        fixes = [(f"  {check.name}", check.fix) for check in report if check.fix]
+        lacking = [(f"  {extra}", purpose, names) for extra, purpose, names in _lacking(report)]
+        if lacking:
+            print(f"not installed; pip install '{PACKAGE}[NAME]' brings it\n{table(lacking)}", end="\n\n")
+        fixes = [(f"  {check.name}", check.fix) for check in listed if check.fix]
         if fixes:
             print("what to do\n" + table(fixes), end="\n\n")
         print(f"{len(wrong)} thing{'s' * (len(wrong) != 1)} wrong" if wrong else "all is well")
     return FAILED if wrong else 0
+
+
+def _lacking(report: Sequence[Check]) -> Iterator[tuple[str, str, str]]:
+    """Optional parts of the package that lack something: name, purpose, libraries."""
+    for extra, purpose in EXTRAS.items():
+        names = [check.name for check in report if check.extra == extra]
+        if names:
+            more = f" and {len(names) - 2} more" if len(names) > 3 else ""
+            yield extra, purpose, ", ".join(names[:2] if more else names) + more
 
 
 def backends(source: str | None) -> Iterator[Check]:

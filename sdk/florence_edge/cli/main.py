@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from florence_edge._version import __version__
 from florence_edge.errors import FlorenceError
@@ -31,10 +32,42 @@ GROUP = "florence_edge.commands"
 OWN = ("demo", "run", "watch", "serve", "info", "doctor")
 
 
+class _Help(argparse.HelpFormatter):
+    """Paragraphs filled to the terminal's width; those with indented lines are left as they are."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26)
+        self._action_max_length = 13  # commands are indented twice, which argparse forgets when it lines them up
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip("\n").split("\n\n")
+        return "\n\n".join(
+            paragraph if "\n  " in f"\n{paragraph}" else super(_Help, self)._fill_text(paragraph, width, indent)
+            for paragraph in paragraphs
+        )
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors also say which commands are absent and why."""
+    """A parser that takes options between file names, and whose errors also say which commands are absent and why."""
 
     notes: tuple[str, ...] = ()
+    _intermixed = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse, but options may stand between file names, and what is left over is an error of this command."""
+        if self._subparsers is not None or self._intermixed:
+            return super().parse_known_args(args, namespace)
+        self._intermixed = True  # the method below comes back here
+        try:
+            known, left = self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._intermixed = False
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return known, left
+
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        return _Help(self.prog)
 
     def error(self, message: str) -> NoReturn:
         """Prints one line (and why commands are absent) and exits with 2."""
@@ -44,6 +77,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns its exit code; an error is one line on stderr (with FLORENCE_DEBUG, a trace)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _print_anything()
     try:
         options = build_parser(given).parse_args(given)
         run: Callable[[argparse.Namespace], int] = options.run
@@ -57,10 +91,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except UsageError as error:
         return _complain(f"error: {error}", USAGE)
-    except (FlorenceError, OSError) as error:
+    except FlorenceError as error:
         return _complain(f"error: {error}", FAILED)
+    except OSError as error:
+        named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return _complain(f"error: {named}{error.strerror or error}", FAILED)
     except Exception as error:
         return _complain(f"internal error: {type(error).__name__}: {error}; FLORENCE_DEBUG=1 shows where", FAILED)
+
+
+def _print_anything() -> None:
+    """Lets file names that are no Unicode, and terminals that know ASCII only, cost a character and not the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def build_parser(given: Sequence[str]) -> Parser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,8 +19,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """Prints strict JSON; non-ASCII characters are kept."""
-    print(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False), flush=indent is None)
+    """Prints strict JSON; non-ASCII characters are kept where the output is UTF-8."""
+    unicode = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    print(json.dumps(value, indent=indent, ensure_ascii=not unicode, allow_nan=False), flush=indent is None)
+
+
+def positive(text: str) -> int:
+    """An option's value that is 1 or more."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
 
 
 def table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = (), right: Iterable[int] = ()) -> str:

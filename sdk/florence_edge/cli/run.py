@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from florence_edge.bundle import Bundle
 from florence_edge.card import identity
-from florence_edge.errors import FlorenceError, InputError, RunError, listing
-from florence_edge.geometry import ImageSize
+from florence_edge.errors import FlorenceError, RunError, listing
 from florence_edge.model import Florence
 from florence_edge.options import SearchOptions
-from florence_edge.prompts import TaskInput, prompt_for
+from florence_edge.prompts import read_input
 from florence_edge.stream.pictures import expand
-from florence_edge.tasks import TASKS, InputKind, Task, find
+from florence_edge.tasks import FREE_PROMPT, TASKS, InputKind, find
 
 from . import INTERRUPTED, UsageError
-from .output import add_json, print_json, progress
+from .output import add_json, positive, print_json, progress
 from .show import show, summary
 from .store import Store
 
 if TYPE_CHECKING:
     from .main import Subparsers
 
-_EPILOG = "tasks, the methods that ask them, and their inputs:\n" + "\n".join(
-    f"  {task.name:<34} {task.method:<16} {task.input.value}" for task in TASKS
+_INPUTS = {
+    InputKind.NONE: "",
+    InputKind.PHRASE: "'the red cube'",
+    InputKind.CLASSES: "'cup,red cube'",
+    InputKind.BOX: "10,20,200,180",
+}
+_EPILOG = "\n".join(
+    [
+        f"  {'TASK':<16}  {'or, to be exact':<33}  --input",
+        *(f"  {task.method:<16}  {task.name:<33}  {_INPUTS[task.input]}".rstrip() for task in (*TASKS, FREE_PROMPT)),
+    ]
 )
 
 
@@ -38,11 +46,8 @@ def register(subparsers: Subparsers) -> None:
         help="ask one task about images, folders and patterns",
         description="Asks one task about every image given and prints the answers.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "task", metavar="TASK", help="a task's name, its token (<OD>), or a method of Florence (detect)"
-    )
+    parser.add_argument("task", metavar="TASK", help="what to ask, see below; a token such as '<OD>' is taken too")
     parser.add_argument(
         "images", metavar="IMAGE", nargs="+", help="an image file, a folder, a pattern ('photos/**') or a list (.txt)"
     )
@@ -56,11 +61,11 @@ def register(subparsers: Subparsers) -> None:
         "--bundle", default="tabletop", help="a bundle folder or the name of a bundled model [tabletop]"
     )
     parser.add_argument("--backend", default="onnx", help="the engine [onnx]; see florence-edge doctor")
-    parser.add_argument("--threads", type=_count, metavar="N", help="CPU threads of the engine")
-    parser.add_argument("--beams", type=int, metavar="N", help="beams of the search, 1 for greedy [the bundle's]")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="limit of an answer's length [the task's]")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the engine")
+    parser.add_argument("--beams", type=positive, metavar="N", help="beams of the search, 1 for greedy [the bundle's]")
+    parser.add_argument("--max-new-tokens", type=positive, metavar="N", help="limit of an answer's length [the task's]")
     parser.add_argument("--constrained", action="store_true", help="let only well-formed answers come out")
-    parser.add_argument("--batch", type=_count, default=1, metavar="N", help="images answered together [1]")
+    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images answered together [1]")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write a JSON document and a picture per image there")
     parser.add_argument("--resume", action="store_true", help="with --save: leave out what an earlier run finished")
     add_json(parser)
@@ -120,48 +125,6 @@ def _work(
                     store.save(image, answer)
                 _tell(arguments, store.document(image, answer), f"{image}: {summary(answer)}\n{show(answer)}\n")
             bar.advance(len(chunk), chunk[-1].name)
-
-
-def _count(text: str) -> int:
-    """A number of 1 or more, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
-    return number
-
-
-def read_input(task: Task, texts: Sequence[str]) -> TaskInput:
-    """The input of a task from the values of `--input`, checked as far as it can be without an image."""
-    given: TaskInput = _READERS[task.input](texts) if texts else None
-    prompt_for(task, given, _ANY_SIZE)
-    return given
-
-
-def _phrase(texts: Sequence[str]) -> str:
-    if len(texts) > 1:
-        raise InputError(f"--input was given {len(texts)} times, but the task takes one")
-    return texts[0]
-
-
-def _classes(texts: Sequence[str]) -> list[str]:
-    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
-
-
-def _box(texts: Sequence[str]) -> list[float]:
-    try:
-        return [float(number) for number in _phrase(texts).replace(",", " ").split()]
-    except ValueError:
-        raise InputError(f"--input {texts[0]!r} is no box; give x1,y1,x2,y2 in pixels") from None
-
-
-_READERS: dict[InputKind, Callable[[Sequence[str]], TaskInput]] = {
-    InputKind.NONE: _phrase,
-    InputKind.PHRASE: _phrase,
-    InputKind.CLASSES: _classes,
-    InputKind.BOX: _box,
-}
-_ANY_SIZE = ImageSize(1 << 20, 1 << 20)
-"""Larger than any image, so that a box is checked against its own image only."""
 
 
 def _tell(arguments: argparse.Namespace, document: dict[str, Any], text: str) -> None:

@@ -9,22 +9,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from florence_edge.bundle import Bundle
+from florence_edge.bundle import PICTURE, Bundle
 from florence_edge.errors import InputError
 from florence_edge.model import Florence
+from florence_edge.prompts import read_input
 from florence_edge.stream import Ask, open_source
 from florence_edge.stream.uris import examples
 from florence_edge.tasks import find
-
-from .demo import PICTURE
-from .run import read_input
 
 if TYPE_CHECKING:
     from .main import Subparsers
 
 TOKEN = "FLORENCE_EDGE_TOKEN"
 
-_EPILOG = f"""sources: {", ".join(examples("source"))}
+_BREAK = "\n  "
+_EPILOG = f"""sources:
+  {_BREAK.join(examples("source"))}
 
 Without a source the page takes uploaded pictures. A recording is played at its own pace, again and again. Only this
 machine is answered, unless --host says otherwise: then every request needs the token, which is read from --token-file
@@ -41,7 +41,6 @@ def register(subparsers: Subparsers) -> None:
         help="a JSON API and a live view in the browser",
         description="Serves a model: a page to look at a camera or an uploaded picture, and a JSON API.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help="a bundle folder or the name of a bundled model, as tabletop")
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="a camera or a recording to look at, see below")

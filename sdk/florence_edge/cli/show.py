@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,21 @@ def summary(result: Result) -> str:
     return ", ".join(parts)
 
 
+def content(result: Result, width: int = 72) -> str:
+    """What was found, on one line of at most `width` characters: the text, or the labels with their number."""
+    if isinstance(result, Text):
+        return short(" ".join(result.text.split()), width)
+    labels = Counter(result.texts if isinstance(result, Quads) else getattr(result, "labels", ()))
+    names = ", ".join((label or "region") + (f" x{count}" if count > 1 else "") for label, count in labels.items())
+    return short(names or "nothing", width)
+
+
+def short(text: str, width: int) -> str:
+    """At most `width` characters that can be printed."""
+    printable = "".join(character if character.isprintable() else "·" for character in text)
+    return printable if len(printable) <= width else f"{printable[: width - 1]}…"
+
+
 def score(value: float) -> str:
     """A score with two digits, or a dash where it is not known."""
     return "-" if np.isnan(value) else f"{value:.2f}"
@@ -56,10 +72,8 @@ def _polygons(result: Polygons) -> str:
 
 
 def _quads(result: Quads) -> str:
-    rows = zip(result.scores, result.texts, result.quads, strict=True)
-    return _regions(
-        [(score(value), text, *_pixels([*quad.min(axis=0), *quad.max(axis=0)])) for value, text, quad in rows], "text"
-    )
+    rows = zip(result.scores, result.texts, result.boxes(), strict=True)
+    return _regions([(score(value), text, *_pixels(box)) for value, text, box in rows], "text")
 
 
 def _regions(rows: list[tuple[Any, ...]], label: str, *more: str) -> str:

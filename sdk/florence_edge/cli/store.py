@@ -56,7 +56,10 @@ class Store:
         annotated(image, self.task, self.given, result).save(picture, format="JPEG", quality=92)
         self.folder.mkdir(parents=True, exist_ok=True)
         write(path.with_suffix(".jpg"), picture.getvalue())
-        write(path, json.dumps(self.document(image, result), ensure_ascii=False, indent=1).encode("utf-8"))
+        write(
+            path,
+            json.dumps(self.document(image, result), ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace"),
+        )
         return path
 
     def _path(self, image: Path) -> Path:

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 from florence_edge.bundle import Bundle
 from florence_edge.model import Florence
 from florence_edge.options import SearchOptions
+from florence_edge.prompts import read_input
+from florence_edge.results import Result
 from florence_edge.stream import Ask, Counts, Event, Reconnect, StreamOptions, Watch, watch
 from florence_edge.stream.asks import as_asks
 from florence_edge.stream.uris import examples
 from florence_edge.tasks import find
 
 from . import INTERRUPTED, UsageError
-from .output import add_json, print_json
-from .run import read_input
-from .show import summary
+from .output import add_json, positive, print_json
+from .show import content
 
 if TYPE_CHECKING:
     from .main import Subparsers
@@ -29,14 +30,20 @@ if TYPE_CHECKING:
 TERMINATED = 143
 """Exit code after SIGTERM (128 + 15, as shells have it)."""
 
-_EPILOG = f"""sources: {", ".join(examples("source"))}
-sinks:   {", ".join(examples("sink"))}
+_BREAK = "\n  "
+_EPILOG = f"""sources:
+  {_BREAK.join(examples("source"))}
 
-A name behind # tags a source. Cameras: the newest frame is taken, the others are dropped and counted. Recordings: every
-frame, in order; --resume goes on where the sinks end.
+sinks:
+  {_BREAK.join(examples("sink"))}
 
-  florence-edge watch v4l2://0 --task detect --input "red cube" --hz 5 --task caption --every 60
-  florence-edge watch drive.mp4 --task segment --input "the road" --sink road.jsonl --sink road.mkv"""
+A name behind # tags a source. Of cameras the newest frame is taken; what is overtaken is dropped and counted. Of
+recordings every frame is taken, in order; --resume goes on where the sinks end.
+
+  florence-edge watch v4l2://0 --task detect --input "red cube" --hz 5 \\
+      --task caption --every 60
+  florence-edge watch drive.mp4 --task segment --input "the road" \\
+      --sink road.jsonl --sink road.mkv"""
 
 
 class _Task(argparse.Action):
@@ -102,7 +109,6 @@ def register(subparsers: Subparsers) -> None:
         help="ask tasks about cameras, videos, images and bags as they come",
         description="Asks tasks about every frame of a stream and prints or keeps the answers.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("sources", metavar="SOURCE", nargs="+", help="a URI or a path, see below")
     parser.add_argument(
@@ -113,7 +119,7 @@ def register(subparsers: Subparsers) -> None:
         "--every",
         dest="task_every",
         action=_Task,
-        type=int,
+        type=positive,
         metavar="N",
         help="every Nth frame [1], of the task before it",
     )
@@ -137,8 +143,8 @@ def register(subparsers: Subparsers) -> None:
         "--bundle", default="tabletop", help="a bundle folder or the name of a bundled model [tabletop]"
     )
     parser.add_argument("--backend", default="onnx", help="the engine [onnx]; see florence-edge doctor")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine")
-    parser.add_argument("--beams", type=int, metavar="N", help="beams of the search, 1 for greedy [the bundle's]")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the engine")
+    parser.add_argument("--beams", type=positive, metavar="N", help="beams of the search, 1 for greedy [the bundle's]")
     add_json(parser)
     parser.set_defaults(run=run, tasks=None)
 
@@ -163,7 +169,10 @@ def run(arguments: argparse.Namespace) -> int:
         events = watch(model, arguments.sources, asks, sinks=arguments.sink, options=options)
         try:
             with events:
-                return _follow(events, stop, as_json=arguments.json, kept=bool(arguments.sink))
+                code = _follow(events, stop, as_json=arguments.json, kept=bool(arguments.sink))
+            if not any(count.captured for count in events.counts.values()):
+                _say("no new frames")
+            return code
         finally:
             for line in _account(events.counts):
                 _say(line)
@@ -205,17 +214,25 @@ def _tell(event: Event, *, as_json: bool) -> None:
         print_json(event.to_dict(), indent=None)
         return
     frame = event.frame
-    found = [f"{name}: {summary(result)}" for name, result in event.results.items()]
+    found = [f"{name}: {_answer(result)}" for name, result in event.results.items()]
     found += [f"{name}: failed: {error}" for name, error in event.errors.items()]
     found += [] if frame.error is None else [f"not read: {frame.error}"]
     cut = [] if event.spending is None else [f"cut {cut}" for cut in event.spending.cuts]
-    print(f"{frame.tag} {frame.index}  {event.age_ms:.0f} ms  " + "  ".join([*found, *cut]), flush=True)
+    print(f"{frame.tag} {frame.index}  age {event.age_ms:.0f} ms  " + "  ".join([*found, *cut]), flush=True)
+
+
+def _answer(result: Result) -> str:
+    """What was found, and the engine's time for it."""
+    cut = ", cut short" if result.finish == "length" else ""
+    return f"{content(result)} ({sum(result.timings_ms.values()):.0f} ms{cut})"
 
 
 def _account(counts: Mapping[str, Counts]) -> Iterator[str]:
-    """One line per source: what became of its frames."""
+    """One line per source that gave frames: what became of them."""
     for tag, count in counts.items():
-        parts = [f"{count.captured} frames", f"{count.done} done"]
+        if not count.captured:
+            continue
+        parts = [f"{count.captured} frame{'s' * (count.captured != 1)}", f"{count.done} done"]
         parts += [
             f"{amount} {word}"
             for amount, word in ((count.dropped, "dropped"), (count.skipped, "not due"), (count.failed, "failed"))

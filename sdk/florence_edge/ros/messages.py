@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import singledispatch
 from math import atan2, isfinite
 from typing import Any, Protocol
 
 import numpy as np
 
 from florence_edge.export import rings_to_mask
-from florence_edge.geometry import AnyArray, Float32Array
+from florence_edge.geometry import AnyArray
 from florence_edge.results import Detections, Polygons, Quads, Result, Text
 
 from .definitions import CLASSIFICATION, DETECTIONS, DIAGNOSTICS, HEADER, IMAGE, LABEL_INFO, TIME
@@ -121,9 +120,8 @@ def mask(library: Library, given: Header, result: Detections | Polygons, labels:
 
     Where instances overlap, the later one lies on top.
     """
-    names = result.labels
     pixels = np.zeros((result.size.height, result.size.width), dtype="<u2")
-    for rings, label in zip(result.polygons, names, strict=True):
+    for rings, label in zip(result.polygons, result.labels, strict=True):
         pixels[rings_to_mask(rings, result.size)] = labels.id_of(label)
     fields = {
         "header": header(library, given),
@@ -202,37 +200,21 @@ Box = tuple[float, float, float, float, float]
 """Centre x and y, width and height in pixels, and the angle in radians (x right, y down: positive is clockwise)."""
 
 
-@singledispatch
-def _boxes(result: Result) -> list[Box]:
-    raise TypeError(f"a result of type {type(result).__name__} has no boxes")
-
-
-@_boxes.register
-def _(result: Detections) -> list[Box]:
-    return _upright(result.boxes)
-
-
-@_boxes.register
-def _(result: Polygons) -> list[Box]:
-    return _upright(result.boxes())
-
-
-@_boxes.register
-def _(result: Quads) -> list[Box]:
-    """The rectangle with the quad's mean corner and mean sides, turned as its upper and lower sides are on average."""
-    boxes: list[Box] = []
-    for quad in result.quads.astype(np.float64):
-        along = (quad[1] - quad[0] + quad[2] - quad[3]) / 2
-        down = (quad[3] - quad[0] + quad[2] - quad[1]) / 2
-        x, y = quad.mean(axis=0).tolist()
-        boxes.append((x, y, float(np.hypot(*along)), float(np.hypot(*down)), atan2(along[1], along[0])))
-    return boxes
-
-
-def _upright(boxes: Float32Array) -> list[Box]:
+def _boxes(result: Detections | Polygons | Quads) -> list[Box]:
+    if isinstance(result, Quads):
+        return [_turned(quad) for quad in result.quads.astype(np.float64)]
+    boxes = result.boxes if isinstance(result, Detections) else result.boxes()
     corners = boxes.astype(np.float64).reshape(-1, 2, 2)
     centres, sizes = corners.mean(axis=1), corners[:, 1] - corners[:, 0]
     return [(*centre, *size, 0.0) for centre, size in zip(centres.tolist(), sizes.tolist(), strict=True)]
+
+
+def _turned(quad: AnyArray) -> Box:
+    """The rectangle with the quad's mean corner and mean sides, turned as its upper and lower sides are on average."""
+    along = (quad[1] - quad[0] + quad[2] - quad[3]) / 2
+    down = (quad[3] - quad[0] + quad[2] - quad[1]) / 2
+    x, y = quad.mean(axis=0).tolist()
+    return x, y, float(np.hypot(*along)), float(np.hypot(*down)), atan2(along[1], along[0])
 
 
 def _labels(result: Detections | Polygons | Quads) -> tuple[str, ...]:

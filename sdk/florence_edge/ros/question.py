@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from florence_edge.cli.run import read_input
-from florence_edge.prompts import TaskInput
+from florence_edge.prompts import TaskInput, read_input
 from florence_edge.tasks import find
 
 
