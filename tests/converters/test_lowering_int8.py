@@ -44,7 +44,7 @@ def graph_of(path: Path) -> onnx.GraphProto:
     return onnx.load(str(path)).graph
 
 
-def test_every_product_with_a_weight_is_quantised_but_the_first(int8: Lowered) -> None:
+def test_every_product_with_a_weight_is_quantised_but_the_first_and_the_last(int8: Lowered) -> None:
     for part in (int8.vision, int8.encoder):
         graph = graph_of(part.tensorrt)
         made = {name: node for node in graph.node for name in node.output}
@@ -61,6 +61,7 @@ def test_every_product_with_a_weight_is_quantised_but_the_first(int8: Lowered) -
             assert weight.data_type == TensorProto.INT8
         kinds = Counter(
             "first" if node.input[0].startswith("pixels")
+            else "last" if node.name.startswith("projector.proj/")
             else "depthwise" if node.op_type == "Conv"
             else "attention" if not any(name in weights for name in node.input)
             else "forgotten"
@@ -68,7 +69,9 @@ def test_every_product_with_a_weight_is_quantised_but_the_first(int8: Lowered) -
         )  # fmt: skip
         assert not kinds["forgotten"]
         # Four attentions of heads of 24 keep two products each; every block has two depthwise convolutions.
-        assert kinds == ({"first": 1, "depthwise": 16, "attention": 4} if part is int8.vision else {"attention": 2})
+        assert kinds == (
+            {"first": 1, "last": 1, "depthwise": 16, "attention": 4} if part is int8.vision else {"attention": 2}
+        )
 
 
 def test_scales_are_symmetric_and_weights_use_the_whole_range(int8: Lowered) -> None:
@@ -121,11 +124,11 @@ def test_both_forms_are_valid(int8: Lowered) -> None:
 def test_features_of_other_pictures_move_little(
     bundle: Bundle, int8: Lowered, scenes: Sequence[UInt8Array], tmp_path: Path
 ) -> None:
-    """Relative to their spread; 2.3 % was measured, and 0.03 % for fp16."""
+    """Relative to their spread; 1.9 % was measured, and 0.03 % for fp16."""
     pixels = np.concatenate([to_pixels(load_image(scene), bundle.manifest.image) for scene in scenes[3:]])
     exact = LoweredModel(lower(bundle, tmp_path, precision="fp32")).features(pixels)
     moved = LoweredModel(int8).features(pixels)
-    assert 0.002 < np.sqrt(np.square(moved - exact).mean()) / exact.std() < 0.03
+    assert 0.002 < np.sqrt(np.square(moved - exact).mean()) / exact.std() < 0.02
 
 
 def test_calibration_pictures_come_from_a_folder_or_a_list(tmp_path: Path, scenes: Sequence[UInt8Array]) -> None:

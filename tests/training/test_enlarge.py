@@ -23,7 +23,12 @@ from florence_train.tiny import tiny_config, write_tiny_checkpoint
 def model() -> FlorenceModel:
     torch.manual_seed(0)
     config = tiny_config(2000)
-    return FlorenceModel(replace(config, image=replace(config.image, height=64, width=64))).eval()
+    model = FlorenceModel(replace(config, image=replace(config.image, height=64, width=64))).eval()
+    first = next(
+        value for value in model.parameters() if value.ndim == 4
+    )  # random kernels have detail, trained ones have not
+    first.data = F.interpolate(first.data[..., 2:5, 2:5], first.shape[-2:], mode="bilinear")
+    return model
 
 
 def _smooth(side: int) -> Tensor:
@@ -41,7 +46,7 @@ def test_it_sees_the_same_in_a_larger_picture(model: FlorenceModel, side: int) -
         seen, before = larger.encode_image(_smooth(side)), model.encode_image(_smooth(64))
         other = model.encode_image(_smooth(64).flip(0))
     assert seen.shape == before.shape
-    assert (seen - before).norm() < 0.4 * (other - before).norm()
+    assert (seen - before).norm() < 0.15 * (other - before).norm()
 
 
 def test_at_its_own_size_it_stays_the_same(model: FlorenceModel) -> None:
