@@ -61,6 +61,10 @@ def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
         ("[validation]\nevery = 5\nshare = 0.1\ndata = 'val.jsonl'", "either data or a share"),
         ("[data.augment]\nshift = 3.0", "shift must be 0 to 1, got 3.0"),
         ("[[data.stages]]\nscene = {}", "missing key data.stages[0].from_step"),
+        (
+            "[[data.stages]]\nfrom_step = 0\nweights = { '<OD>' = 0.0 }",
+            "weights must name a task with a weight above 0",
+        ),
     ],
 )
 def test_values_that_cannot_be_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from florence_edge.grammar import parse_ids
+from florence_edge.geometry import ImageSize
+from florence_edge.grammar import parse_ids, prompt_for
 from florence_edge.locations import dequantise
 from florence_edge.preprocess import ImageSpec
 from florence_edge.results import Detections
@@ -133,6 +134,18 @@ def test_the_curriculum_takes_the_last_stage_that_has_begun(tokens: Tokens) -> N
 
     assert most(0) == most(1) == 1
     assert most(2) > 1
+
+
+def test_a_stage_may_weigh_the_tasks_anew_and_ask_for_several_slips(tokens: Tokens) -> None:
+    slips = Stage(1, {"labels": 0.0, "slips": 6}, weights={"<REGION_TO_OCR>": 1.0})
+    source = SceneSource(_recipe(stages=(slips,), weights={"<CAPTION>": 1.0}), _config(tokens), tokens)
+
+    def prompts(step: int) -> list[set[str]]:
+        return [{tokens.decode(turn.prompt[1:-1]) for turn in sample.turns} for sample in source.samples(step)]
+
+    assert set().union(*prompts(0)) == {prompt_for(find("<CAPTION>"), None, ImageSize(96, 96))}
+    assert all(prompt.startswith("What text is in the region") for asked in prompts(1) for prompt in asked)
+    assert max(len(asked) for asked in prompts(1)) > 1
 
 
 def test_location_embeddings_begin_ordered_and_all_else_as_it_was(tokens: Tokens) -> None:

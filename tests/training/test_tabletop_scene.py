@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -242,9 +243,10 @@ def _printed(text: str, font: str) -> np.ndarray[tuple[int, ...], np.dtype[np.fl
     return np.asarray(image.resize((128, 32)), np.float64)
 
 
-def test_quads_straighten_to_the_text_the_right_way_up() -> None:
+@pytest.mark.parametrize("slips", [0, 4])
+def test_quads_straighten_to_the_text_the_right_way_up(slips: int) -> None:
     """The picture pulled straight by its quad (by Pillow) looks like the text, and not like the text upside down."""
-    config = TabletopConfig(height=384, width=384, labels=1.0, degrade=0.0, objects=(1, 3), clutter=0.0)
+    config = TabletopConfig(height=384, width=384, labels=1.0, degrade=0.0, objects=(1, 3), clutter=0.0, slips=slips)
     likeness = []
     for index in range(8):
         scene = render(4, index, config)
@@ -259,6 +261,33 @@ def test_quads_straighten_to_the_text_the_right_way_up() -> None:
             likeness.append(upright)
     assert len(likeness) >= 8
     assert np.median(likeness) > 0.75
+
+
+def test_slips_lie_where_nothing_else_is_and_leave_the_rest_as_it_was() -> None:
+    config = TabletopConfig(height=160, width=160, degrade=0.0)
+    count = 0
+    for index in range(10):
+        plain, strewn = render(5, index, config), render(5, index, replace(config, slips=8))
+        assert [truth(plain)["objects"], plain.table] == [truth(strewn)["objects"], strewn.table]
+        lefts = [float(label.quad[:, 0].mean()) for label in strewn.labels]
+        assert lefts == sorted(lefts)
+        texts = {label.text for label in plain.labels}
+        slips = [label for label in strewn.labels if label.text not in texts]
+        assert len(slips) == len(strewn.labels) - len(plain.labels) <= 8
+        changed = (plain.image != strewn.image).any(axis=2)
+        assert changed.any() == bool(slips)
+        boxes = [thing.box for thing in plain.objects]
+        for label in slips:
+            boxes.append(np.concatenate([label.quad.min(0), label.quad.max(0)]))
+            assert label.carrier is None
+            assert (label.quad >= 0).all()
+            assert (label.quad <= 160).all()
+        for thing in plain.objects:
+            assert not (changed & thing.mask).any()
+        for one, other in combinations(boxes[len(plain.objects) :], 2):
+            assert (np.minimum(one[2:], other[2:]) <= np.maximum(one[:2], other[:2])).any()
+        count += len(slips)
+    assert count >= 25
 
 
 def test_colour_alone_does_not_tell_the_kind(scenes: list[Scene]) -> None:

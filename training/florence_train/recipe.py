@@ -44,17 +44,32 @@ def _check(*rules: tuple[str, bool]) -> None:
         raise InputError("; ".join(faults))
 
 
+def _check_weights(weights: Mapping[str, float]) -> None:
+    for task in weights:
+        find(task)
+    _check(
+        ("weights must be 0 or more", min(weights.values(), default=0) >= 0),
+        ("weights must name a task with a weight above 0", any(weights.values())),
+    )
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of a curriculum, from step `from_step` on.
 
     Scenes are rendered with these `TabletopConfig` values. `prompts_per_image` takes the place of the recipe's own;
-    with 0 the images alone are learnt, through the dense loss, at less than half the cost.
+    with 0 the images alone are learnt, through the dense loss, at less than half the cost. `weights`, where given, take
+    the place of the recipe's.
     """
 
     from_step: int
     scene: Mapping[str, Any] = field(default_factory=dict)
     prompts_per_image: int | None = field(default=None, metadata=LATER)
+    weights: Mapping[str, float] = field(default_factory=dict, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        if self.weights:
+            _check_weights(self.weights)
 
 
 @dataclass(frozen=True)
@@ -79,11 +94,8 @@ class DataRecipe:
     augment: AugmentRecipe | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
-        for task in self.weights:
-            find(task)
+        _check_weights(self.weights)
         _check(
-            ("weights must be 0 or more", min(self.weights.values(), default=0) >= 0),
-            ("weights must name a task with a weight above 0", any(self.weights.values())),
             ("images_per_step must be 1 or more", self.images_per_step >= 1),
             ("prompts_per_image must be 1 or more", self.prompts_per_image >= 1),
             ("workers must be 0 or more", self.workers >= 0),

@@ -6,6 +6,7 @@ what an unbroken one would have seen.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -63,10 +64,12 @@ class SceneSource:
         return [self._sample(step, step * count + offset) for offset in range(count)]
 
     def _sample(self, step: int, index: int) -> Sample:
-        scene = render(self.seed, index, self._config_at(step))
+        config = self._config_at(step)
+        scene = render(self.seed, index, config)
         rng = np.random.default_rng([self.seed, index, 1])
         prompts = self._prompts_at(step)
-        drawn = draw(examples(scene, rng), self.recipe.weights, prompts, rng) if prompts else ()
+        asked = examples(scene, rng, per_task=max(1, prompts) if config.slips else 1)
+        drawn = draw(asked, self._weights_at(step), prompts, rng) if prompts else ()
         dense = (*dense_truth(scene, self.grids[-1]), characters_under(scene, self.grids[-2:][0]))
         pixels = to_pixels(Image.fromarray(scene.image), self.spec)[0]
         return Sample(pixels, tuple(self._turn(example, scene) for example in drawn), dense)
@@ -84,6 +87,10 @@ class SceneSource:
         stage = self._stage_at(step)
         stated = stage.prompts_per_image if stage else None
         return self.recipe.prompts_per_image if stated is None else stated
+
+    def _weights_at(self, step: int) -> Mapping[str, float]:
+        stage = self._stage_at(step)
+        return (stage.weights if stage else {}) or self.recipe.weights
 
     def _turn(self, example: Example, scene: Scene) -> Turn:
         task = find(example.task)

@@ -27,6 +27,17 @@ def warp(image: Array, matrix: Array, width: int, height: int) -> Array:
     return np.asarray(cv2.warpPerspective(image, matrix, (width, height), flags=cv2.INTER_LINEAR))
 
 
+def homography(here: Array, there: Array) -> Array:
+    """The matrix [3, 3] float64 that takes four points [4, 2] to four others."""
+    return np.asarray(cv2.getPerspectiveTransform(here.astype(np.float32), there.astype(np.float32)))
+
+
+def project(matrix: Array, points: Array) -> Array:
+    """Points [K, 2] through the homography `matrix`."""
+    seen = np.concatenate([points, np.ones((len(points), 1))], axis=1) @ matrix.T
+    return np.asarray(seen[:, :2] / seen[:, 2:])
+
+
 def warp_tiles(image: Array, matrix: Array, width: int, height: int) -> Array:
     """`image` repeated without end, seen through the homography `matrix`; the picture is sampled 2 x 2 per pixel."""
     double = np.diag([2.0, 2.0, 1.0]) @ matrix

@@ -15,6 +15,7 @@ from .items import Item
 from .layout import layout
 from .raster import interpolate, nearest, rasterise
 from .scene import Scene, TabletopConfig
+from .slips import strew
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -60,13 +61,17 @@ def render(seed: int, index: int, config: TabletopConfig | None = None) -> Scene
     samples = np.zeros((size[1], size[0], 4), np.float32)
     samples.reshape(-1, 4)[at[0]] = np.concatenate([lit, np.ones((len(lit), 1), np.float32)], 1)
     things = imaging.shrink(samples, config.width, config.height)
-    image = finish.develop(rng, frame * (1 - things[..., 3:]) + things[..., :3], config.degrade)
+    seen = frame * (1 - things[..., 3:]) + things[..., :3]
 
     owners = np.full((size[1], size[0]), -1, np.int16)
     owners.reshape(-1)[at[0]] = triangles.owner[at[1]]
     whole = truth.silhouettes(fragments, triangles.owner, len(items), size)
     objects, places = truth.objects(items, camera, owners, whole, config)
     labels = truth.labels(items, camera, owners, places, config)
+    for slip in strew(seed, index, config, objects):
+        slip.lay(seen)
+        labels = truth.ordered((*labels, slip.label()))
+    image = finish.develop(rng, seen, config.degrade)
     return Scene(image, objects, labels, ground.table, ground.wall, seed, index)
 
 

@@ -39,7 +39,7 @@ class TabletopConfig:
     to be legible. `patterns`: chance that an object is not plain. `occlusion`: largest part of a box another may
     cover when objects are placed, 0 for none. `clutter`: chance of flat things on the table and pictures on the wall.
     `degrade`: strength of blur, noise, JPEG artefacts and exposure errors, 0 for a clean picture, 1 for a cheap
-    camera.
+    camera. `slips`: most slips of paper with printed text laid over free parts of the picture, to learn reading from.
     """
 
     height: int = 192
@@ -52,6 +52,7 @@ class TabletopConfig:
     occlusion: float = 0.5
     clutter: float = 0.5
     degrade: float = 1.0
+    slips: int = 0
 
     def __post_init__(self) -> None:
         checks = {
@@ -60,6 +61,7 @@ class TabletopConfig:
             ),
             f"supersample must be 1 to 4, got {self.supersample}": 1 <= self.supersample <= 4,
             f"objects must be a range within 1 to 8, got {self.objects}": 1 <= self.objects[0] <= self.objects[1] <= 8,
+            f"slips must be 0 to 24, got {self.slips}": 0 <= self.slips <= 24,
             f"scale must be 0.5 to 2, got {self.scale}": 0.5 <= self.scale <= 2,
             **{
                 f"{name} must be 0 to 1, got {value}": 0 <= value <= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -86,4 +88,9 @@ def labels(
             centres = left + along * (right - left)
             printed = item.text.text, quad.astype(np.float32), centres.astype(np.float32)
             found.append(PrintedLabel(*printed, places.get(number)))
-    return tuple(sorted(found, key=lambda label: float(label.quad[:, 0].mean())))
+    return ordered(found)
+
+
+def ordered(labels: Iterable[PrintedLabel]) -> tuple[PrintedLabel, ...]:
+    """Labels from left to right, by the centres of their quads."""
+    return tuple(sorted(labels, key=lambda label: float(label.quad[:, 0].mean())))
