@@ -58,12 +58,15 @@ def test_soft_targets_are_distributions_with_their_mode_at_the_bin() -> None:
 
 def test_dense_heads_can_learn_what_lies_under_each_token() -> None:
     torch.manual_seed(0)
-    features = torch.randn(2, 9, 16)
+    features = torch.randn(2, 10, 16)
     finer = torch.randn(2, 12, 6, 6)
     bins, characters = torch.randint(0, LOCATION_BINS, (2, 9, 4)), torch.randint(0, 5, (2, 36))
-    targets = DenseTargets(torch.randint(0, 3, (2, 9, 2)), bins, characters)
+    targets = DenseTargets(torch.randint(0, 3, (2, 9, 2)), bins, characters, torch.tensor([[1], [0]]))
     targets.bins[0, :5] = -1
-    heads, locations = DenseHeads(16, 12, DenseClasses((2, 2), 4)), torch.nn.Parameter(torch.randn(LOCATION_BINS, 16))
+    heads, locations = (
+        DenseHeads(16, 12, DenseClasses((2, 2), 4, (2,))),
+        torch.nn.Parameter(torch.randn(LOCATION_BINS, 16)),
+    )
     optimizer = torch.optim.Adam([*heads.parameters(), locations, finer.requires_grad_()], lr=3e-2)
     losses = []
     for _ in range(150):
@@ -79,28 +82,30 @@ def test_dense_heads_can_learn_what_lies_under_each_token() -> None:
 
 def test_each_attribute_has_a_mean_of_its_own() -> None:
     torch.manual_seed(0)
-    features, locations = torch.randn(1, 6, 8), torch.randn(LOCATION_BINS, 8)
+    features, locations = torch.randn(1, 7, 8), torch.randn(LOCATION_BINS, 8)
     classes = torch.tensor([[[1, 0], [2, 0], [0, 0], [0, 3], [1, 0], [0, 0]]])
     finer, characters = torch.randn(1, 5, 2, 2), torch.tensor([[0, 4, 0, 0]])
-    targets = DenseTargets(classes, torch.full((1, 6, 4), -1), characters)
+    targets = DenseTargets(classes, torch.full((1, 6, 4), -1), characters, torch.tensor([[2]]))
     assert targets.counts().tolist() == [3, 1, 0, 1]
-    heads = DenseHeads(8, 5, DenseClasses((2, 3), 4))
+    heads = DenseHeads(8, 5, DenseClasses((2, 3), 4, (5,)))
     everywhere, present = heads.losses(features, finer, targets, locations=locations, sigma=0.0)
     wanted = [*classes[0].T, characters[0]]
-    logits = [head(heads.norm(features[0])) for head in heads.attributes]
+    pooled, *tokens = heads.norm(features[0])
+    logits = [head(torch.stack(tokens)) for head in heads.attributes]
     logits.append(heads.characters(heads.finer_norm(finer[0].flatten(1).T)))
     losses = [F.cross_entropy(*pair, reduction="none") for pair in zip(logits, wanted, strict=True)]
-    torch.testing.assert_close(everywhere, torch.stack([loss.mean() for loss in losses]).sum())
+    count = F.cross_entropy(heads.whole[0](pooled), torch.tensor(2))
+    torch.testing.assert_close(everywhere, torch.stack([loss.mean() for loss in losses]).sum() + count)
     expected = [losses[0][[0, 1, 4]].mean(), losses[1][3], torch.tensor(0.0), READING * losses[2][1]]
     torch.testing.assert_close(present, torch.stack(expected))
 
 
 def test_dense_heads_accept_a_batch_without_any_object() -> None:
     nothing = torch.zeros(1, 4, 1, dtype=torch.int64)
-    targets = DenseTargets(nothing, torch.full((1, 4, 4), -1), nothing[..., 0])
-    heads, locations = DenseHeads(8, 6, DenseClasses((3,), 2)), torch.randn(LOCATION_BINS, 8)
+    targets = DenseTargets(nothing, torch.full((1, 4, 4), -1), nothing[..., 0], nothing[:, 0])
+    heads, locations = DenseHeads(8, 6, DenseClasses((3,), 2, (1,))), torch.randn(LOCATION_BINS, 8)
     everywhere, present = heads.losses(
-        torch.randn(1, 4, 8), torch.randn(1, 6, 2, 2), targets, locations=locations, sigma=4.0
+        torch.randn(1, 5, 8), torch.randn(1, 6, 2, 2), targets, locations=locations, sigma=4.0
     )
     assert torch.isfinite(everywhere)
     assert (present == 0).all()

@@ -20,7 +20,7 @@ from florence_train.corpus import READING, texts
 from florence_train.model import FlorenceModel
 from florence_train.model.config import FlorenceConfig
 from florence_train.recipe import DataRecipe, Stage
-from florence_train.scenes import ATTRIBUTES, CHARACTERS, SceneSource, characters_under, dense_truth
+from florence_train.scenes import ATTRIBUTES, CHARACTERS, SURFACES, SceneSource, characters_under, dense_truth
 from florence_train.scratch import order_locations
 from florence_train.tabletop import TabletopConfig, examples, render, split_seed
 from florence_train.tabletop.vocabulary import LABEL_ALPHABET
@@ -86,7 +86,24 @@ def test_the_dense_truth_is_what_lies_under_each_cell() -> None:
             assert named == [thing.kind, thing.colour, thing.size, thing.texture]
             box = dequantise(bins[cell].reshape(2, 2), scene.size).reshape(4)
             np.testing.assert_allclose(box, thing.box, atol=96 / 1000)
-    assert len(seen) > 1
+        surface = classes[cell, len(ATTRIBUTES)]
+        assert (surface == 0) == bool(owners)
+        if not owners:
+            behind = f"{scene.wall} wall" if scene.wall_mask[y, x] else scene.table
+            assert SURFACES[surface - 1] == behind
+            seen.add(behind)
+    assert len(seen) > 3
+
+
+def test_the_wall_is_where_the_table_ends() -> None:
+    """Below the line the picture changes with the table, above it with the wall: told by scenes without a wall."""
+    shares = []
+    for index in range(12):
+        scene = render(split_seed("val"), index, TabletopConfig(height=96, width=96))
+        assert (scene.wall_mask[:-1] >= scene.wall_mask[1:]).all(), "above, never below"
+        assert (scene.wall is not None) == bool(scene.wall_mask.mean() > 0.02)
+        shares.append(scene.wall_mask.mean())
+    assert max(shares) > 0.2
 
 
 def test_the_dense_truth_spells_what_is_printed() -> None:
@@ -94,7 +111,7 @@ def test_the_dense_truth_spells_what_is_printed() -> None:
     for index in range(6):
         scene = render(split_seed("val"), index, TabletopConfig(height=192, width=192, labels=1.0, objects=(1, 2)))
         classes, _ = dense_truth(scene, (24, 24))
-        cells = classes[:, len(ATTRIBUTES) :].reshape(24, 24, CHARACTERS)
+        cells = classes[:, len(ATTRIBUTES) + 1 :].reshape(24, 24, CHARACTERS)
         assert ((cells[..., 1:] == 0) | (cells[..., :-1] > 0)).all(), "no gaps"
         for label in scene.labels:
             low, high = label.quad.min(axis=0) / 8 - 0.5, label.quad.max(axis=0) / 8 + 0.5

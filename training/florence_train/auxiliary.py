@@ -9,11 +9,13 @@ readable from the features it attends to.
 Reading needs more: a token holds several characters, and told only which, in what order, the model learns nothing in
 many thousands of pictures. So each cell of the finer map that the last stage begins with also predicts the one
 character that is printed there, which is learnt within a few thousand; the characters of a token then follow.
+
+What a picture has as a whole, such as the number of its objects, the pooled token predicts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -34,16 +36,18 @@ class DenseTargets:
 
     `classes` is [B, N, A] int64: one class per attribute, `NOTHING` where the token has none. `bins` is [B, N, 4]
     int64: the location bins of the box x1 y1 x2 y2 of the object, -1 where there is none. `characters` is [B, M] int64:
-    the class of the character under each cell of the map before the last stage, `NOTHING` for none.
+    the class of the character under each cell of the map before the last stage, `NOTHING` for none. `whole` [B, W]
+    int64: classes of the picture, which all have a meaning.
     """
 
     classes: Tensor
     bins: Tensor
     characters: Tensor
+    whole: Tensor
 
     def to(self, device: torch.device) -> DenseTargets:
         """The same on another device."""
-        return DenseTargets(self.classes.to(device), self.bins.to(device), self.characters.to(device))
+        return DenseTargets(*(getattr(self, item.name).to(device) for item in fields(self)))
 
     def counts(self) -> Tensor:
         """How many tokens have each attribute, how many a box, and how many cells a character: [A + 2] int64."""
@@ -54,15 +58,19 @@ class DenseTargets:
 
 @dataclass(frozen=True)
 class DenseClasses:
-    """How many classes there are to tell apart, `NOTHING` aside: of each attribute, and of characters."""
+    """How many classes there are to tell apart: of each attribute and of characters, `NOTHING` aside, and of each thing
+    told of the whole picture.
+    """
 
     attributes: tuple[int, ...] = ()
     characters: int = 0
+    whole: tuple[int, ...] = ()
 
 
 class DenseHeads(nn.Module):
     """Linear heads: over image features of `width` one per attribute, and four sides scored against the location
-    embeddings; over the map before the last stage, of width `finer`, one for characters.
+    embeddings; over the map before the last stage, of width `finer`, one for characters; and those over the pooled
+    token.
     """
 
     def __init__(self, width: int, finer: int, classes: DenseClasses) -> None:
@@ -70,18 +78,19 @@ class DenseHeads(nn.Module):
         self.norm, self.finer_norm = nn.LayerNorm(width), nn.LayerNorm(finer)
         self.attributes = nn.ModuleList(nn.Linear(width, 1 + count) for count in classes.attributes)
         self.sides = nn.Linear(width, 4 * width)
+        self.whole = nn.ModuleList(nn.Linear(width, count) for count in classes.whole)
         self.characters = nn.Linear(finer, 1 + classes.characters)
 
     def losses(
         self, features: Tensor, finer: Tensor, targets: DenseTargets, *, locations: Tensor, sigma: float
     ) -> tuple[Tensor, Tensor]:
-        """Mean losses of grid features [B, N, D] (no pooled token) and of the map before the last stage [B, C, h, w].
+        """Mean losses of features [B, 1 + N, D], the pooled token first, and of the map before the last stage [B, C, h, w].
 
-        They are the sum of the means over all tokens, and [A + 2] over those that `counts` counts: most tokens have no
-        attribute, and without a mean of their own those that have one would hardly count. `locations` [1000, D] are
-        the embedding rows.
+        They are the sum of the means over all tokens and pictures, and [A + 2] over those that `counts` counts: most
+        tokens have no attribute, and without a mean of their own those that have one would hardly count. `locations`
+        [1000, D] are the embedding rows.
         """
-        features = self.norm(features.float())
+        pooled, features = self.norm(features.float()).split([1, features.shape[1] - 1], dim=1)
         finer = self.finer_norm(finer.flatten(2).transpose(1, 2).float())
         pairs = [(head(features), targets.classes[..., index]) for index, head in enumerate(self.attributes)]
         named = [_cross_entropy(scores, wanted) for scores, wanted in pairs]
@@ -90,7 +99,8 @@ class DenseHeads(nn.Module):
         sides = self.sides(features[covered]).unflatten(1, (4, -1))
         log_probs = torch.log_softmax(sides @ locations.float().T, dim=-1).flatten(0, 1)
         boxes = _mean(location_loss(log_probs, targets.bins[covered].flatten(), sigma))
-        everywhere = torch.stack([mean for mean, _ in (*named, printed)]).sum()
+        told = [F.cross_entropy(head(pooled[:, 0]), targets.whole[:, index]) for index, head in enumerate(self.whole)]
+        everywhere = torch.stack([*(mean for mean, _ in (*named, printed)), *told]).sum()
         return everywhere, torch.stack([*(mean for _, mean in named), boxes, READING * printed[1]])
 
 

@@ -25,7 +25,7 @@ from .data.source import draw
 from .model import FlorenceConfig
 from .recipe import DataRecipe, Stage
 from .tabletop import Example, Scene, TabletopConfig, examples, render, split_seed
-from .tabletop.vocabulary import COLOURS, KINDS, LABEL_ALPHABET, SIZES, TEXTURES
+from .tabletop.vocabulary import COLOURS, KINDS, LABEL_ALPHABET, SIZES, TABLES, TEXTURES, WALLS
 
 ATTRIBUTES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kind", tuple(KINDS)),
@@ -34,6 +34,12 @@ ATTRIBUTES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("texture", tuple(TEXTURES)),
 )
 """Attributes of an object that the dense loss asks for, with their values; class 0 is "no object"."""
+
+SURFACES: tuple[str, ...] = (*TABLES, *(f"{name} wall" for name in WALLS))
+"""What is seen where there is no object; class 0 of this attribute is "an object", or a wall too small to be spoken of."""
+
+COUNTS = 9
+"""Numbers of objects that the dense loss tells apart, from none on."""
 
 CHARACTERS = 3
 """Printed characters that the dense loss asks for in one token, from left to right; class 0 is "no more"."""
@@ -51,7 +57,7 @@ class SceneSource:
         self.vocabulary = tokens.vocabulary
         letters = len(LABEL_ALPHABET)
         self.dense_classes = DenseClasses(
-            (*(len(values) for _, values in ATTRIBUTES), *[letters] * CHARACTERS), letters
+            (*(len(values) for _, values in ATTRIBUTES), len(SURFACES), *[letters] * CHARACTERS), letters, (COUNTS,)
         )
         self.seed = split_seed(split, recipe.seed)
         self.grids = model.vision.grids(model.image.height, model.image.width)
@@ -70,7 +76,8 @@ class SceneSource:
         prompts = self._prompts_at(step)
         asked = examples(scene, rng, per_task=max(1, prompts) if config.slips else 1)
         drawn = draw(asked, self._weights_at(step), prompts, rng) if prompts else ()
-        dense = (*dense_truth(scene, self.grids[-1]), characters_under(scene, self.grids[-2:][0]))
+        printed, count = characters_under(scene, self.grids[-2:][0]), np.array([len(scene.objects)], dtype=np.int64)
+        dense = (*dense_truth(scene, self.grids[-1]), printed, count)
         pixels = to_pixels(Image.fromarray(scene.image), self.spec)[0]
         return Sample(pixels, tuple(self._turn(example, scene) for example in drawn), dense)
 
@@ -102,18 +109,22 @@ def dense_truth(scene: Scene, grid: tuple[int, int]) -> tuple[Int64Array, Int64A
     """What lies under the centre of each cell of a feature grid (rows, columns), and the characters printed in it.
 
     Returns classes [N, A] and location bins [N, 4] as `DenseTargets` wants them, N = rows * columns in row-major order.
-    The classes are those of `ATTRIBUTES` and then `CHARACTERS` of `LABEL_ALPHABET`.
+    The classes are those of `ATTRIBUTES`, of `SURFACES`, and then `CHARACTERS` of `LABEL_ALPHABET`.
     """
     height, width = scene.image.shape[:2]
     rows = ((np.arange(grid[0]) + 0.5) * height / grid[0]).astype(int)
     columns = ((np.arange(grid[1]) + 0.5) * width / grid[1]).astype(int)
     objects = np.zeros((grid[0] * grid[1], len(ATTRIBUTES)), dtype=np.int64)
     bins = np.full((grid[0] * grid[1], 4), -1, dtype=np.int64)
+    wall = scene.wall_mask[np.ix_(rows, columns)].ravel()
+    behind = 0 if scene.wall is None else 1 + SURFACES.index(f"{scene.wall} wall")
+    surfaces = np.where(wall, behind, 1 + SURFACES.index(scene.table))
     for item in scene.objects:
         covered = item.mask[np.ix_(rows, columns)].ravel()
+        surfaces[covered] = 0
         objects[covered] = [1 + values.index(getattr(item, name)) for name, values in ATTRIBUTES]
         bins[covered] = quantise(item.box.reshape(2, 2), scene.size).reshape(4)
-    return np.concatenate([objects, _printed(scene, grid)], axis=1), bins
+    return np.concatenate([objects, surfaces[:, None], _printed(scene, grid)], axis=1), bins
 
 
 def _printed(scene: Scene, grid: tuple[int, int]) -> Int64Array:

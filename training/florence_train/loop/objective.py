@@ -111,7 +111,5 @@ class Objective(nn.Module):
             return features.new_zeros((), dtype=torch.float32)
         first = self.vocabulary.first_location
         locations = self.model.embedding.weight[first : first + LOCATION_BINS]
-        everywhere, present = self.heads.losses(
-            features[:, 1:], self._finer, batch.dense, locations=locations, sigma=sigma
-        )
+        everywhere, present = self.heads.losses(features, self._finer, batch.dense, locations=locations, sigma=sigma)
         return everywhere * share.images + (present * present.new_tensor(share.present)).sum()

@@ -72,7 +72,7 @@ def render(seed: int, index: int, config: TabletopConfig | None = None) -> Scene
         slip.lay(seen)
         labels = truth.ordered((*labels, slip.label()))
     image = finish.develop(rng, seen, config.degrade)
-    return Scene(image, objects, labels, ground.table, ground.wall, seed, index)
+    return Scene(image, objects, labels, ground.table, ground.wall, behind[..., 0] >= 0.5, seed, index)
 
 
 def _gather(items: list[Item], camera: Camera) -> _Triangles:

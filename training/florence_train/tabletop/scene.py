@@ -127,7 +127,7 @@ class Scene:
 
     `image` [H, W, 3] uint8 RGB. `objects` run left to right by the centre of their visible boxes, `labels` left to
     right by the centre of their quads. `table` and `wall` are keys of `vocabulary.TABLES` and `WALLS`; `wall` is None
-    where the picture shows none.
+    where the picture shows none. `wall_mask` [H, W] marks the pixels of the wall, objects before it included.
     """
 
     image: UInt8Array
@@ -135,6 +135,7 @@ class Scene:
     labels: tuple[PrintedLabel, ...]
     table: str
     wall: str | None
+    wall_mask: BoolArray
     seed: int
     index: int
 
