@@ -73,7 +73,7 @@ def test_answers_are_the_truth_of_the_scene(tokens: Tokens) -> None:
 def test_the_dense_truth_is_what_lies_under_each_cell() -> None:
     scene = render(split_seed("val"), 3, TabletopConfig(height=96, width=96, objects=(3, 6)))
     classes, bins = dense_truth(scene, (6, 8))
-    seen = set()
+    seen: set[int | str] = set()
     for cell, (row, column) in enumerate(np.ndindex(6, 8)):
         y, x = int((row + 0.5) * 16), int((column + 0.5) * 12)
         owners = [thing for thing in scene.objects if thing.mask[y, x]]

@@ -36,7 +36,7 @@ ATTRIBUTES: tuple[tuple[str, tuple[str, ...]], ...] = (
 """Attributes of an object that the dense loss asks for, with their values; class 0 is "no object"."""
 
 SURFACES: tuple[str, ...] = (*TABLES, *(f"{name} wall" for name in WALLS))
-"""What is seen where there is no object; class 0 of this attribute is "an object", or a wall too small to be spoken of."""
+"""What is seen where no object is; class 0 is "an object", or a wall too small to be spoken of."""
 
 COUNTS = 9
 """Numbers of objects that the dense loss tells apart, from none on."""
