@@ -84,7 +84,7 @@ class DenseHeads(nn.Module):
     def losses(
         self, features: Tensor, finer: Tensor, targets: DenseTargets, *, locations: Tensor, sigma: float
     ) -> tuple[Tensor, Tensor]:
-        """Mean losses of features [B, 1 + N, D], the pooled one first, and of the map before the last stage [B, C, h, w].
+        """Mean losses of features [B, 1 + N, D], the pooled one first, and of the finer map [B, C, h, w].
 
         They are the sum of the means over all tokens and pictures, and [A + 2] over those that `counts` counts: most
         tokens have no attribute, and without a mean of their own those that have one would hardly count. `locations`
