@@ -44,7 +44,7 @@ def other_package(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_every_known_backend_says_what_it_has_or_lacks(other_package: ModuleType) -> None:
-    assert names() == ("onnx", "tensorrt", "broken", "lacking", "other")
+    assert names() == ("onnx", "openvino", "tensorrt", "broken", "lacking", "other")
     report = {known.name: known for known in available()}
     assert (report["other"].opens, report["other"].detail) == (True, "other 1.0")
     assert (report["lacking"].opens, report["lacking"].detail) == (
@@ -76,8 +76,10 @@ def test_a_built_in_name_cannot_be_taken(other_package: ModuleType, bundle: Bund
 
 
 def test_unknown_and_unfit_arguments_are_refused(other_package: ModuleType, bundle: Bundle) -> None:
-    with pytest.raises(InputError, match=r"'openvino'; the backends are: onnx, tensorrt, broken, lacking, other"):
-        open_backend("openvino", bundle)
+    with pytest.raises(
+        InputError, match=r"'coreml'; the backends are: onnx, openvino, tensorrt, broken, lacking, other"
+    ):
+        open_backend("coreml", bundle)
     with pytest.raises(InputError, match="threads is 0"):
         open_backend("other", bundle, threads=0)
     with pytest.raises(DependencyError, match="no_such_package"):

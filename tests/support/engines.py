@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from florence_convert.export import export_bundle
 from florence_edge.backends import StreamingBackend
 from florence_edge.backends.onnx import OnnxBackend
+from florence_edge.backends.openvino import OpenVinoBackend
 from florence_edge.bundle import Bundle
 from florence_edge.geometry import Float32Array, ImageSize, Int64Array
 from florence_edge.options import SearchConfig
@@ -33,8 +35,17 @@ from support.published import pad_rows, published_config, write_folder
 SIZE = ImageSize(width=96, height=64)
 EOS_GAIN = 2.0
 """Makes `</s>` stand out, now and then as the likeliest token, so that answers differ in length."""
+
+
+def open_openvino(bundle: Bundle) -> StreamingBackend:
+    """Skips the test where OpenVINO is not installed."""
+    pytest.importorskip("openvino")
+    return OpenVinoBackend(bundle, threads=1)
+
+
 BACKENDS: dict[str, Callable[[Bundle], StreamingBackend]] = {
     "onnx": lambda bundle: OnnxBackend(bundle, threads=1),
+    "openvino": open_openvino,
     "torch": lambda bundle: open_torch(bundle, threads=1),
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from florence_edge.errors import missing
+from florence_edge.backends.openvino import runtime
 from florence_edge.geometry import AnyArray
 
 from . import Job
@@ -31,12 +31,8 @@ class _OpenVinoSession:
 
 def open_contender(job: Job) -> SplitContender:
     """Compiles the graphs. `INFERENCE_PRECISION_HINT` keeps fp32 where the processor would offer bf16."""
-    try:
-        import openvino  # type: ignore[import-untyped, unused-ignore]  # typed in some releases only
-    except ImportError as error:
-        raise missing("openvino", extra="rivals", needed_for="this rival") from error
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if job.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = job.threads
-    core = openvino.Core()
+    core = runtime().Core()
     return SplitContender(job, lambda graph: _OpenVinoSession(core, graph, settings))

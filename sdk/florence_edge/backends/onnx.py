@@ -7,22 +7,23 @@ several threads are safe: each keeps its caches to itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
 from florence_edge import search
 from florence_edge.bundle import Bundle
-from florence_edge.errors import BackendError, DependencyError, InputError, missing
-from florence_edge.geometry import Float32Array, Int64Array
+from florence_edge.errors import BackendError, BundleError, DependencyError, InputError, listing, missing
+from florence_edge.geometry import AnyArray, Float32Array, Int64Array
+from florence_edge.manifest import DType, Graph, Tensor
 from florence_edge.options import SearchOptions
 
 from . import Hypothesis, ImageFeatures
 from ._onnx_decoder import OnnxDecoder, run_bound
-from .request import Bounds, Request, check_pixels, make_request
+from .request import Bounds, Request, check_pixels, foreign, make_request
 
 MINIMUM = (1, 20)
 """Oldest ONNX Runtime that runs the graphs' operators (opset 20) on every platform of the project."""
@@ -36,6 +37,14 @@ free and take at every frame leaves gaps in malloc's heap, which hold more than 
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+
+_DTYPES: Mapping[str, DType] = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(bool)": "bool",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,24 +71,26 @@ class OnnxBackend:
     at every step.
     """
 
+    HERE: ClassVar[Sequence[str]] = ("vision", "encoder", "decoder")
+    """The graphs that ONNX Runtime opens; a subclass runs the others in an engine of its own."""
+    FEATURES: ClassVar[type[HostFeatures]] = HostFeatures
+
     def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] | None = None) -> None:
         manifest = bundle.manifest
-        self._sessions = _Sessions(bundle, threads, providers)
+        self._sessions = _Sessions(bundle, self.HERE, threads, providers)
         self._graphs = manifest.graphs
-        vocabulary = manifest.graphs.decoder.outputs[0].shape[-1]
-        self._bounds = Bounds(manifest.limits, manifest.search, int(vocabulary))
+        self._bounds = Bounds.of(manifest)
 
     def encode_image(self, pixels: Float32Array) -> HostFeatures:
         """Encodes images [B, 3, H, W] float32 one after another: a batch would only multiply the memory needed.
 
         Raises `InputError` for another dtype or shape, `BackendError` for features that are not finite.
         """
-        shape = self._graphs.vision.inputs[0].shape
-        check_pixels(pixels, tuple(None if isinstance(size, str) else size for size in shape))
+        check_pixels(pixels, self._graphs.vision.inputs[0].shape)
         features = np.concatenate([self._features(image[None]) for image in pixels])
         if not np.isfinite(features).all():
             raise BackendError("the vision graph gave non-finite features: the pixels or the weights are not finite")
-        return HostFeatures(features)
+        return self.FEATURES(features)
 
     def generate(
         self,
@@ -115,31 +126,45 @@ class OnnxBackend:
         return cast(Float32Array, features)
 
     def _decoder(self, features: ImageFeatures, request: Request) -> OnnxDecoder:
-        """Encodes image and prompt together; what comes out stays in ONNX Runtime, bound to the decoder."""
-        if not isinstance(features, HostFeatures):
-            raise InputError(f"features are {type(features).__name__}; encode the image with the backend that is asked")
+        """Encodes image and prompt together; what comes out is bound to the decoder as it lies."""
+        if not isinstance(features, HostFeatures) or type(features) is not self.FEATURES:
+            raise foreign(features)
+        cross = self._cross(features.values[request.image_of], request)
+        return OnnxDecoder(self._sessions["decoder"], self._graphs.decoder, cross, request)
+
+    def _cross(self, features: Float32Array, request: Request) -> dict[str, Any]:
+        """The encoder's outputs by name as values of ONNX Runtime, for features [B, N, D], one row per prompt."""
         session, graph = self._sessions["encoder"], self._graphs.encoder
-        inputs = (features.values[request.image_of], request.prompt_ids, request.prompt_mask)
         binding = session.io_binding()
-        for tensor, values in zip(graph.inputs, inputs, strict=True):
+        for tensor, values in zip(graph.inputs, (features, request.prompt_ids, request.prompt_mask), strict=True):
             binding.bind_cpu_input(tensor.name, values)
         for tensor in graph.outputs:
             binding.bind_output(tensor.name, self._sessions.device)
         run_bound(session, binding, graph.file, self._sessions.tidy)
-        cross = dict(zip([tensor.name for tensor in graph.outputs], binding.get_outputs(), strict=True))
-        return OnnxDecoder(self._sessions["decoder"], self._graphs.decoder, cross, request)
+        return dict(zip([tensor.name for tensor in graph.outputs], binding.get_outputs(), strict=True))
 
 
 class _Sessions:
-    """The sessions of a bundle's three graphs."""
+    """The sessions of those graphs of a bundle that are named."""
 
-    def __init__(self, bundle: Bundle, threads: int | None, providers: Sequence[str] | None) -> None:
-        runtime = _runtime()
+    def __init__(
+        self, bundle: Bundle, graphs: Sequence[str], threads: int | None, providers: Sequence[str] | None
+    ) -> None:
+        runtime = self._runtime = _runtime()
         names = _provider_list(providers, runtime.get_available_providers())
         self._graphs = {
-            name: _session(runtime, bundle.path(graph.file), threads, names)
+            name: open_session(bundle.path(graph.file), threads=threads, providers=names)
             for name, graph in bundle.manifest.graphs.items()
+            if name in graphs
         }
+        faults = [
+            fault
+            for name, graph in bundle.manifest.graphs.items()
+            if name in graphs
+            for fault in interface_faults(self._graphs[name], graph)
+        ]
+        if faults:
+            raise BundleError(listing(f"the graphs of {bundle.folder} are not those of its manifest:", faults))
         self.device = "cuda" if names[0] == CUDA else "cpu"
         self.tidy = runtime.RunOptions()
         image = bundle.manifest.image
@@ -148,16 +173,26 @@ class _Sessions:
 
     def __getitem__(self, graph: str) -> Any:
         if graph not in self._graphs:
-            raise BackendError("the backend was closed; open the bundle again")
+            raise closed()
         return self._graphs[graph]
+
+    def value(self, values: AnyArray) -> Any:
+        """An array in host memory as a value of ONNX Runtime, over the same memory."""
+        return self._runtime.OrtValue.ortvalue_from_numpy(values)
 
     def close(self) -> None:
         """Drops the sessions; a call that is still running keeps those that it uses."""
         self._graphs = {}
 
 
-def _session(runtime: Any, path: Path, threads: int | None, providers: Sequence[str]) -> Any:
-    """An open graph; its weights are mapped from the file, not read."""
+def closed() -> BackendError:
+    """The error for a call after `close`."""
+    return BackendError("the backend was closed; open the bundle again")
+
+
+def open_session(path: Path, *, threads: int | None = None, providers: Sequence[str] = (CPU,)) -> Any:
+    """An open graph, its weights mapped from the file, not read; `BackendError` where it cannot be opened."""
+    runtime = _runtime()
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = _default_threads() if threads is None else threads
@@ -168,6 +203,27 @@ def _session(runtime: Any, path: Path, threads: int | None, providers: Sequence[
             f"onnxruntime {runtime.__version__} cannot open {path}: {error}; verify the bundle (florence-edge verify), "
             "or install a newer onnxruntime"
         ) from error
+
+
+def interface_faults(session: Any, graph: Graph) -> list[str]:
+    """How inputs and outputs of an open graph differ from the manifest's, but for the names of dynamic sizes."""
+    faults = []
+    for kind, values, stated in (
+        ("inputs", session.get_inputs(), graph.inputs),
+        ("outputs", session.get_outputs(), graph.outputs),
+    ):
+        found = [Tensor(value.name, _DTYPES.get(value.type, value.type), tuple(value.shape)) for value in values]
+        here, there = ({_signature(tensor): f"{tensor.name} {tensor}" for tensor in each} for each in (found, stated))
+        if here.keys() != there.keys():
+            ours, theirs = (
+                ", ".join(a[key] for key in a if key not in b) or "no others" for a, b in ((here, there), (there, here))
+            )
+            faults.append(f"{graph.file}: its {kind} are {ours}; the manifest says {theirs}")
+    return faults
+
+
+def _signature(tensor: Tensor) -> Hashable:
+    return tensor.name, tensor.dtype, tuple(size if isinstance(size, int) else None for size in tensor.shape)
 
 
 def _default_threads() -> int:

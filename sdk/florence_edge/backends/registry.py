@@ -18,7 +18,7 @@ from florence_edge.errors import DependencyError, FlorenceError, InputError
 from . import Backend
 
 GROUP = "florence_edge.backends"
-BUILT_IN: Mapping[str, str] = {"onnx": "florence_edge.backends.onnx", "tensorrt": "florence_edge.backends.tensorrt"}
+BUILT_IN: Mapping[str, str] = {name: f"florence_edge.backends.{name}" for name in ("onnx", "openvino", "tensorrt")}
 
 MOST_THREADS = 1024
 """More than any edge machine has cores: a larger number is a slip, and would keep the system busy for minutes."""

@@ -9,8 +9,10 @@ import numpy as np
 
 from florence_edge.errors import InputError
 from florence_edge.geometry import BoolArray, Float32Array, Int64Array
-from florence_edge.manifest import Limits
+from florence_edge.manifest import Dim, Limits, Manifest
 from florence_edge.options import FormedConfig, SearchConfig, SearchOptions
+
+from . import ImageFeatures
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,11 @@ class Bounds:
     limits: Limits
     search: SearchConfig
     vocabulary: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Bounds:
+        """What the model of a bundle can take."""
+        return cls(manifest.limits, manifest.search, manifest.tokenizer.vocabulary.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,21 +56,32 @@ def make_request(
         faults.append(f"max_new_tokens is {config.max_new_tokens}; the model writes at most {bounds.limits.new_tokens}")
     if faults:
         raise InputError("; ".join(faults))
-    lengths = np.asarray([len(ids) for ids in prompt_ids])
+    return Request(*padded(prompt_ids, config.pad), np.asarray(rows, dtype=np.int64), config)
+
+
+def padded(rows: Sequence[Int64Array], pad: int) -> tuple[Int64Array, BoolArray]:
+    """Token ids of different lengths side by side, int64 [B, T] with `pad` behind them, and where they are, bool."""
+    lengths = np.asarray([len(ids) for ids in rows])
     mask = np.arange(lengths.max()) < lengths[:, None]
-    padded = np.full(mask.shape, config.pad, np.int64)
-    padded[mask] = np.concatenate(prompt_ids)
-    return Request(padded, mask, np.asarray(rows, dtype=np.int64), config)
+    ids = np.full(mask.shape, pad, np.int64)
+    ids[mask] = np.concatenate(rows)
+    return ids, mask
 
 
-def check_pixels(pixels: Float32Array, shape: tuple[int | None, ...]) -> None:
-    """Raises `InputError` unless pixels are float32 of this shape, None meaning any size of at least 1."""
+def check_pixels(pixels: Float32Array, shape: Sequence[Dim]) -> None:
+    """Raises `InputError` unless pixels are float32 of this shape, a name meaning any size of at least 1."""
     fits = len(pixels.shape) == len(shape) and all(
-        size >= 1 and wanted in (None, size) for size, wanted in zip(pixels.shape, shape, strict=True)
+        size >= 1 and (not isinstance(wanted, int) or wanted == size)
+        for size, wanted in zip(pixels.shape, shape, strict=True)
     )
     if not fits or pixels.dtype != np.float32:
-        wanted = ", ".join("B" if size is None else str(size) for size in shape)
+        wanted = ", ".join(map(str, shape))
         raise InputError(f"pixels are {pixels.dtype} {list(pixels.shape)}; this model takes float32 [{wanted}]")
+
+
+def foreign(features: ImageFeatures) -> InputError:
+    """The error for features that another backend made."""
+    return InputError(f"features are {type(features).__name__}; encode the image with the backend that is asked")
 
 
 def _prompt_faults(bounds: Bounds, prompt_ids: Sequence[Int64Array]) -> list[str]:

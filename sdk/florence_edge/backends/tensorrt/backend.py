@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 
 from florence_edge.backends import Hypothesis, ImageFeatures
-from florence_edge.backends.request import Bounds, Request, check_pixels, make_request
+from florence_edge.backends.request import Bounds, Request, check_pixels, foreign, make_request
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, InputError
 from florence_edge.geometry import Float32Array, Int64Array
@@ -63,15 +63,14 @@ class TensorRTBackend:
         self._spare: defaultdict[int, deque[int]] = defaultdict(deque)
         manifest = bundle.manifest
         self._pixels = manifest.graphs.vision.inputs[0].shape
-        vocabulary = int(manifest.graphs.decoder.outputs[0].shape[-1])
-        self._bounds = Bounds(manifest.limits, manifest.search, vocabulary)
+        self._bounds = Bounds.of(manifest)
 
     def encode_image(self, pixels: Float32Array) -> DeviceFeatures:
         """Encodes images [B, 3, H, W] float32.
 
         Raises `InputError` for another dtype or shape, `BackendError` for features that are not finite.
         """
-        check_pixels(pixels, tuple(None if isinstance(size, str) else size for size in self._pixels))
+        check_pixels(pixels, self._pixels)
         values: list[Float32Array] = []
         blocks: list[tuple[int, int]] = []
         with self._lane() as lane:
@@ -168,7 +167,7 @@ class TensorRTBackend:
         """A checked call, and the device addresses of the features of each of its prompts."""
         request = make_request(self._bounds, len(features), prompt_ids, options, image_of)
         if not isinstance(features, DeviceFeatures) or features.owner is not self:
-            raise InputError(f"features are {type(features).__name__}; encode the image with the backend that is asked")
+            raise foreign(features)
         self._check_search(request.config)
         return request, [features.addresses[row] for row in request.image_of]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Part:
     sidecar: Sidecar
     engine: surface.Engine
     strategy: Any
+    said: Collection[str] = ()
+    """What TensorRT said last, at warning and worse; it goes on."""
 
     def profile(self, **sizes: int) -> int:
         """The profile that takes these sizes; the caller picked them from `choices`."""
@@ -60,8 +62,13 @@ class Part:
         """A new context without memory of its own."""
         context = self.engine.create_execution_context(self.strategy)
         if context is None:
-            raise BackendError(f"TensorRT could not open a context for {self.graph.file}; memory may have run out")
+            raise self.refusal("a context; memory may have run out")
         return context
+
+    def refusal(self, what: str) -> BackendError:
+        """The error for something that TensorRT refused, of which it only tells its log why."""
+        title = f"TensorRT refused {what}, for {self.graph.file}; if it goes on, build it again: {self.command}"
+        return BackendError(listing(title, [*self.said]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,11 +131,18 @@ def open_part(path: Path, graph: Graph, sidecar: Sidecar, platform: Platform) ->
     """
     log = logger(platform.tensorrt)
     log.lines.clear()
-    engine = platform.tensorrt.Runtime(log).deserialize_cuda_engine(path.read_bytes())
+    try:
+        engine = platform.tensorrt.Runtime(log).deserialize_cuda_engine(path.read_bytes())
+    except TypeError as error:  # what the bindings make of a runtime that TensorRT could not create
+        title = (
+            "TensorRT does not start on this machine; its CUDA version may need a newer driver (florence-edge doctor)"
+        )
+        raise EngineError(listing(f"{title}:", log.lines or [str(error)])) from error
     if engine is None:
         raise EngineError(listing(f"TensorRT cannot open {path}; build it again: {sidecar.command}", log.lines))
     _check_tensors(graph, engine)
-    return Part(graph, sidecar, engine, platform.tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED)
+    strategy = platform.tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED
+    return Part(graph, sidecar, engine, strategy, log.lines)
 
 
 def load_plugins(platform: Platform, sidecars: Iterable[Sidecar], find: Callable[[str], PluginLibrary]) -> None:

@@ -103,7 +103,7 @@ class Search:
             if idle and self._length <= steps and self._searching:
                 raise BackendError(
                     f"the decoder stopped after {self._length - 1} tokens without finishing; the GPU reports no fault: "
-                    "verify the engines (florence-edge verify) and report this"
+                    "check the engines (florence-edge verify BUNDLE) and report this"
                 )
 
 

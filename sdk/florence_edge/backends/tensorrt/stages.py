@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from florence_edge.errors import BackendError
 from florence_edge.geometry import Float32Array, Int32Array, Int64Array
 
 from .device import Device, Memory
@@ -86,13 +85,13 @@ class BoundEngine:
         scratch: Scratch,
         stream: CudaStream,
     ) -> None:
-        self._handle, self._file = stream.handle, part.graph.file
+        self._handle, self._part = stream.handle, part
         self._context = part.context()
         self._context.set_device_memory(*scratch)
         try:
             self._bind(part, sizes, addresses)
         except RuntimeError as error:  # the bindings' own, where others of their calls return False
-            raise self._refusal(str(error)) from error
+            raise part.refusal(str(error)) from error
 
     def _bind(self, part: Part, sizes: Mapping[str, int], addresses: Mapping[str, int]) -> None:
         """Fixes profile, shapes and addresses."""
@@ -112,10 +111,7 @@ class BoundEngine:
 
     def _require(self, done: bool, what: str) -> None:
         if not done:
-            raise self._refusal(what)
-
-    def _refusal(self, what: str) -> BackendError:
-        return BackendError(f"TensorRT refused {what} for {self._file}; verify the bundle: florence-edge verify")
+            raise self._part.refusal(what)
 
 
 class VisionStage:
