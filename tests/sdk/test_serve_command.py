@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -46,6 +47,11 @@ def command(*arguments: str, **variables: str) -> Iterator[tuple[subprocess.Pope
         process.communicate()
 
 
+def test_json_names_the_address() -> None:
+    with command("tabletop", "--json", FLORENCE_EDGE_TOKEN="") as (_, address):
+        assert json.loads(address.rstrip(",")).startswith("http://127.0.0.1:")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_it_serves_until_it_is_told_to_stop_and_answers_first(number: signal.Signals) -> None:
     picture = (Bundle.open("tabletop", verify="size").folder / "demo.png").read_bytes()
@@ -88,7 +94,7 @@ def test_the_token_comes_from_a_file_or_else_the_environment(tmp_path: Path, mon
     [
         (["tabletop", "--host", "0.0.0.0"], "others can reach, but there is no token"),
         (["tabletop", "--token-file", "/no/such/file"], "the token cannot be read"),
-        (["tabletop", "--places", "0"], "places is 0"),
+        (["tabletop", "--port", "99999"], "port is 99999"),
         (["tabletop", "gopher://x"], "gopher:// is no source"),
         (["tabletop", "--task", "segment"], "takes a phrase"),
         (["no-such-bundle"], "no-such-bundle"),

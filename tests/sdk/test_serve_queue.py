@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import socket
 import threading
 import time
@@ -177,7 +176,7 @@ class TestWorker:
         with ThreadPoolExecutor(5) as pool:
             assert sorted(pool.map(submit, range(5))) == [0, 1, 2, 3, 4]
         assert sorted(ran) == [0, 1, 2, 3, 4]
-        worker.stop()
+        worker.stop(10.0)
 
     def test_a_place_of_its_own_is_beside_the_others(self) -> None:
         worker = Worker(1)
@@ -186,7 +185,7 @@ class TestWorker:
             assert worker.taken == 1
             with pytest.raises(RequestError, match="allowed: 1 at a time"), worker.place():
                 pass
-        worker.stop()
+        worker.stop(10.0)
 
     def test_a_running_job_learns_that_it_is_not_wanted_and_keeps_its_place_until_it_ends(self) -> None:
         worker, started = Worker(1), threading.Event()
@@ -201,12 +200,12 @@ class TestWorker:
             assert started.wait(10)
         assert worker.taken == 1
         until(lambda: worker.taken == 0)
-        worker.stop()
+        worker.stop(10.0)
 
     def test_stopping_waits_for_places_that_were_taken(self) -> None:
         worker = Worker(2)
         with worker.place() as place:
-            stopper = threading.Thread(target=worker.stop)
+            stopper = threading.Thread(target=worker.stop, args=(10.0,))
             stopper.start()
             until(lambda: worker.busy() is not None)
             assert place.start(lambda gone: "done").result(10) == "done"
@@ -218,16 +217,16 @@ class TestWorker:
     def test_the_wait_grows_with_what_is_before(self) -> None:
         worker = Worker(3)
         with worker.place() as place:
-            place.start(lambda gone: time.sleep(0.6)).result()
+            place.start(lambda gone: time.sleep(0.4)).result()
         places = [worker.place() for _ in range(3)]
         for one in places:
             one.__enter__()
         refusal = worker.busy()
         assert refusal is not None
-        assert refusal.headers == {"Retry-After": str(math.ceil(3 * 0.6))}
+        assert refusal.headers == {"Retry-After": "2"}
         for one in places:
             one.__exit__(None, None, None)
-        worker.stop()
+        worker.stop(10.0)
 
 
 def test_no_temporary_file_is_written(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def test_no_second_has_more_frames_than_asked_for(fps: float, rate: float) -> No
 def test_tasks_may_be_names_pairs_and_asks_and_get_unique_names() -> None:
     asks = as_asks(["<OD>", ("detect", "red cube"), ("detect", ["ball", "cup"]), Ask("caption", name="scene")])
     assert [ask.name for ask in asks] == ["od", "detect", "detect-2", "scene"]
-    assert [ask.token for ask in asks][:2] == ["<OD>", "<OPEN_VOCABULARY_DETECTION>"]
+    assert [ask.row.token for ask in asks][:2] == ["<OD>", "<OPEN_VOCABULARY_DETECTION>"]
     assert asks[2].labels() == ("ball", "cup")
 
 

@@ -218,7 +218,7 @@ def test_a_folder_of_photos_becomes_a_coco_file_on_the_command_line(
     (tmp_path / "photos").mkdir()
     for index in range(3):
         Image.fromarray(picture(index)).save(tmp_path / f"photos/{index}.png")
-    command = ["watch", str(tmp_path / "photos"), "--task", "detect", "--bundle", str(bundle.folder)]
+    command = ["watch", str(tmp_path / "photos"), "--task", "detect", "--model", str(bundle.folder)]
     assert main([*command, "--sink", f"coco://{tmp_path}/out"]) == 0
     capsys.readouterr()
     assert len(COCO(str(tmp_path / "out/annotations.json")).imgs) == 3

@@ -6,9 +6,12 @@ import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 from mcap.reader import make_reader
 from pycocotools.coco import COCO
@@ -16,7 +19,7 @@ from pycocotools.coco import COCO
 pytest.importorskip("rosbags")
 
 from florence_edge.bundle import Bundle
-from florence_edge.stream import Event, Reconnect, SinkError, SourceError, StreamOptions, watch
+from florence_edge.stream import Ask, Event, Frame, Reconnect, SinkError, SourceError, StreamOptions, watch
 from support.streams import Recording, ScriptedCamera, Step, model_of
 
 SINKS = ("answers.jsonl", "each/", "seen.avi", "bag://out.mcap", "yolo://yolo", "coco://coco")
@@ -95,3 +98,58 @@ def test_a_write_that_the_system_refuses_ends_the_run_and_resuming_completes_it(
     assert contents("broken") != contents("whole")
     run("broken", resume=True)
     assert contents("broken") == contents("whole")
+
+
+@pytest.mark.parametrize("sink", [*SINKS[:3], "bag://out.mcap?annotations=foxglove", *SINKS[4:]])
+@pytest.mark.parametrize("offset_s", [-3600, -(10**10), 10**10], ids=["an hour back", "before 1970", "far ahead"])
+def test_a_clock_that_is_set_ends_no_run_and_stops_no_task(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sink: str, offset_s: int
+) -> None:
+    class Set(Recording):
+        def frames(self, start: int = 0) -> Iterator[Frame]:
+            for frame in super().frames(start):
+                seconds = 1_700_000_000 + offset_s * (frame.index > 9)
+                yield replace(frame, time_ns=seconds * 10**9 + frame.time_ns)
+
+    if "foxglove" in sink:
+        pytest.importorskip("foxglove")
+    monkeypatch.chdir(tmp_path)
+    events = list(watch(model_of(bundle), Set("a", 20), ["detect", Ask("caption", hz=5)], sinks=[sink]))
+    captions = [event.frame.index for event in events if "caption" in event.results]
+    assert len(events) == 20
+    assert len([index for index in captions if index < 10]) == 5
+    assert 4 <= len([index for index in captions if index > 9]) <= 6
+
+
+CHANGED = {
+    "size": np.full((20, 100, 3), 90, np.uint8),
+    "grey": np.full((32, 48), 90, np.uint8),
+    "one channel": np.full((32, 48, 1), 90, np.uint8),
+    "alpha": np.full((32, 48, 4), 90, np.uint8),
+    "turned": np.full((64, 96, 3), 90, np.uint8)[::2, ::-2],
+}
+UNUSABLE: dict[str, Any] = {
+    "empty": np.zeros((0, 48, 3), np.uint8),
+    "16 bits": np.full((32, 48, 3), 9000, np.uint16),
+    "16-bit Bayer": np.full((32, 48), 9000, np.uint16),
+    "two channels": np.full((32, 48, 2), 90, np.uint8),
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("sink", SINKS)
+def test_frames_that_change_their_form_are_answered_or_told_and_end_no_run(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sink: str
+) -> None:
+    forms: list[Any] = [*CHANGED.values(), *UNUSABLE.values()]
+
+    class Changing(Recording):
+        def frames(self, start: int = 0) -> Iterator[Frame]:
+            for frame in super().frames(start):
+                yield frame if frame.index in (0, 11) else replace(frame, image=forms[frame.index - 1])
+
+    monkeypatch.chdir(tmp_path)
+    events = list(watch(model_of(bundle), Changing("a", 12), ["detect"], sinks=[sink]))
+    assert [event.frame.error is None for event in events] == [True] * 6 + [False] * 5 + [True]
+    assert [event.frame.image.shape[:2] for event in events[:6]] == [(32, 48), (20, 100), *[(32, 48)] * 4]
+    assert all(event.frame.image.shape[2] == 3 for event in events[:6])

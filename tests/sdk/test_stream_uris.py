@@ -12,7 +12,7 @@ from PIL import Image
 from florence_edge.errors import DependencyError, InputError
 from florence_edge.stream import open_sink, open_source
 from florence_edge.stream.pictures import expand
-from florence_edge.stream.uris import SCHEMES, Role, parse, tag_of
+from florence_edge.stream.uris import LONGEST_TAG, SCHEMES, Role, parse, tag_of
 
 SDK = Path(__file__).parents[2] / "sdk"
 
@@ -98,6 +98,11 @@ def test_tags_are_names_that_every_file_system_takes() -> None:
     assert tag_of(parse("v4l2://0#front left/α", "source"), "x") == "front-left"
     assert open_source("rtsp://me:secret@10.0.0.2:554/s").tag == "10.0.0.2-554-s"
     assert open_source("v4l2:///dev/video2").tag == "v4l2-dev-video2"
+
+
+def test_a_long_name_makes_a_tag_that_files_can_be_named_by() -> None:
+    camera = open_source("rtsp://host/" + "x" * 400)
+    assert len(camera.tag) == LONGEST_TAG
 
 
 def test_lists_folders_and_patterns_name_their_images(tmp_path: Path) -> None:

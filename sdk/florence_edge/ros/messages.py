@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from florence_edge.errors import InputError
 from florence_edge.export import rings_to_mask
 from florence_edge.geometry import AnyArray
 from florence_edge.results import Detections, Polygons, Quads, Result, Text
@@ -186,7 +187,7 @@ def outgoing(library: Library, given: Header, result: Result, labels: Labels) ->
     if isinstance(result, Text):
         return [Outgoing("text", text(library, given, result))]
     if not isinstance(result, (Detections, Polygons, Quads)):
-        raise TypeError(f"a result of type {type(result).__name__} has no message")
+        raise InputError(f"a result of type {type(result).__name__} has no message")
     found = [Outgoing("detections", detections(library, given, result))]
     if isinstance(result, Polygons) or (isinstance(result, Detections) and any(result.polygons)):
         pixels = Outgoing("mask", mask(library, given, result, labels))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from florence_edge.prompts import TaskInput, read_input
-from florence_edge.tasks import find
+from florence_edge.prompts import TaskInput, read_question
 
 
 @dataclass(frozen=True)
@@ -23,9 +22,8 @@ class Question:
 
     def __post_init__(self) -> None:
         texts = tuple(text for text in self.texts if text.strip())
-        row = find(self.task, with_input=bool(texts))
         object.__setattr__(self, "texts", texts)
-        object.__setattr__(self, "input", read_input(row, texts))
+        object.__setattr__(self, "input", read_question(self.task, texts)[1])
 
     @classmethod
     def of(cls, task: str, texts: Sequence[str]) -> Question:

@@ -85,9 +85,9 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
+        await run_in_threadpool(worker.stop, options.grace_s)
         if live is not None:
             await run_in_threadpool(live.stop)
-        await run_in_threadpool(worker.stop)
         await run_in_threadpool(api.close)
 
     routes = _routes(api)

@@ -29,6 +29,9 @@ T = TypeVar("T")
 MAX_TEXT = 64 * 1024
 """Bytes of one text field, and of a JSON body."""
 
+_MOST_DIGITS = 9
+"""Of a number in a text field; Python refuses to read very long ones."""
+
 FIELDS = ("image", "task", "input", "beams", "max_new_tokens", "asks")
 
 
@@ -217,13 +220,16 @@ def _ask(value: Any, where: str) -> Ask:
 
 def _count(fields: Mapping[str, str], name: str) -> int | None:
     text = fields.get(name)
-    if text is not None and not (text.isascii() and text.isdecimal()):
-        raise InputError(f"{name} is {text!r:.40}; it must be a whole number")
+    if text is not None and not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
+        raise InputError(f"{name} is {text!r:.40}; it must be a whole number of at most {_MOST_DIGITS} digits")
     return None if text is None else int(text)
 
 
 def _json(text: str, what: str) -> Any:
+    """What a text says as JSON. Half a surrogate pair, which it may hold, can be neither asked nor sent back."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
     except (ValueError, RecursionError) as error:
         raise InputError(f"{what} is not JSON: {error}") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
@@ -90,7 +90,7 @@ class Guard:
                 remedy="use one of these names, or start the server with --allow-host",
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _split(origin).netloc.lower() != host.lower():
             raise RequestError(
                 "origin",
                 f"the Origin header is {origin!r:.100}",
@@ -119,7 +119,12 @@ def _is_open(path: str) -> bool:
 
 def _name(host: str) -> str:
     """The name in a Host header, without its port and the brackets of an IPv6 address."""
+    return _split(f"//{host}").hostname or ""
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address, all empty where it is none."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return urlsplit(address)
     except ValueError:
-        return ""
+        return urlsplit("")

@@ -18,7 +18,6 @@ from florence_edge.preprocess import ImageSpec
 from florence_edge.prompts import prompt_for
 from florence_edge.results import Result
 from florence_edge.stream.asks import Ask
-from florence_edge.tasks import find
 from florence_edge.view import Prepared, Stopwatch, View, prepare
 
 from .problems import RequestError
@@ -46,7 +45,7 @@ class Work:
         image = prepare(picture, spec)
         for ask in asks:
             try:
-                prompt_for(find(ask.task, with_input=ask.input is not None), ask.input, image.size)
+                prompt_for(ask.row, ask.input, image.size)
             except InputError as error:
                 raise InputError(f"{ask.name}: {error}") from error
         return cls(replace(image, timings_ms={**image.timings_ms, **watch.stages}), asks, time.perf_counter())

@@ -27,7 +27,7 @@ from florence_edge.stream.asks import Schedule, as_asks
 from florence_edge.stream.feeds import Ready
 from florence_edge.stream.live import Live
 from florence_edge.stream.mailbox import Ledger
-from florence_edge.tasks import Grammar, find
+from florence_edge.tasks import Grammar
 
 from .jobs import written
 from .playback import as_camera
@@ -38,6 +38,9 @@ from .worker import Gone, LeftError, Place, Worker
 POLL_S = 0.2
 RETRY_S = 3.0
 """How long to wait before a camera that failed is opened again."""
+
+LEAVE_S = 5.0
+"""How long the end waits for the camera; more than `Live.close` takes for one that hangs."""
 
 SHOWN_SIDE = 1280
 """The longer side of a picture as it is shown; coordinates stay those of the camera's own."""
@@ -93,10 +96,10 @@ class LiveView:
         self._viewers.end()
 
     def stop(self) -> None:
-        """Waits for the frame at hand and closes the camera."""
+        """Closes the camera, or leaves it behind where it or the frame at hand does not end."""
         self._ended.set()
         self._wake.set()
-        self._thread.join()
+        self._thread.join(LEAVE_S)
 
     @property
     def _looked_at(self) -> bool:
@@ -161,7 +164,7 @@ class LiveView:
             try:
                 view = self._model.encode(ready.prepared)
                 timings = view.timings_ms
-                if find(ask.task, with_input=ask.input is not None).grammar is Grammar.TEXT:
+                if ask.row.grammar is Grammar.TEXT:
                     results[ask.name] = written(self._model, view, ask, gone, self._piece)
                 else:
                     results[ask.name] = self._model.run(ask.task, view, ask.input, search=ask.search)
@@ -179,7 +182,7 @@ class LiveView:
 
 def as_question(ask: Ask) -> dict[str, Any]:
     """A question in the form in which the API takes it, its task as a token."""
-    return {"task": ask.token, "input": ask.input, "search": asdict(ask.search) if ask.search else None}
+    return {"task": ask.row.token, "input": ask.input, "search": asdict(ask.search) if ask.search else None}
 
 
 def shown(frame: Frame) -> dict[str, Any]:

@@ -85,4 +85,6 @@ def response(error: Exception) -> JSONResponse:
 def _document(kind: str, detail: str, more: Mapping[str, str] | None = None) -> dict[str, Any]:
     row = KINDS[kind]
     name = f"urn:florence-edge:problem:{kind}"
-    return {"type": name, "title": row.title, "status": row.status, "detail": detail, **(more or {})}
+    texts = {"detail": detail, **(more or {})}
+    sendable = {key: text.encode("utf-8", "backslashreplace").decode("utf-8") for key, text in texts.items()}
+    return {"type": name, "title": row.title, "status": row.status, **sendable}

@@ -22,6 +22,9 @@ T = TypeVar("T")
 Gone = Callable[[], bool]
 """Tells a running job whether nobody waits for it any more."""
 
+LEAVE_S = 2.0
+"""How long a job that nobody waits for any more may take to notice."""
+
 _SMOOTH = 0.2
 
 
@@ -35,6 +38,7 @@ class Worker:
     def __init__(self, places: int) -> None:
         self.places = places
         self._taken, self._service_s, self._open = 0, 0.0, True
+        self._refused_at = float("inf")
         self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="florence-serve", daemon=True)
@@ -71,15 +75,18 @@ class Worker:
         finally:
             place.leave()
 
-    def stop(self, timeout_s: float | None = None) -> None:
-        """Takes no more jobs, ends those that were accepted, and waits for that."""
+    def stop(self, grace_s: float) -> None:
+        """Takes no more jobs, and waits for those that were accepted, until `grace_s` after the first `refuse`.
+
+        A job that has not ended by then, nor `LEAVE_S` later, is left behind with its thread.
+        """
         self.refuse()
-        self._thread.join(timeout_s)
+        self._thread.join(LEAVE_S + max(0.0, self._refused_at + grace_s - time.monotonic()))
 
     def refuse(self) -> None:
         """Takes no more places; what was accepted goes on."""
         with self._changed:
-            self._open = False
+            self._open, self._refused_at = False, min(self._refused_at, time.monotonic())
             self._changed.notify_all()
 
     def busy(self) -> RequestError | None:

@@ -10,17 +10,14 @@ from typing import Any
 import numpy as np
 
 from florence_edge.errors import InputError, listing
-from florence_edge.geometry import ImageSize
 from florence_edge.options import SearchOptions
-from florence_edge.prompts import TaskInput, class_names, prompt_for
-from florence_edge.tasks import InputKind, find
+from florence_edge.prompts import ANY_SIZE, TaskInput, class_names, prompt_for
+from florence_edge.tasks import InputKind, Task, find
 
 from .protocols import Frame
 
 TICK_SLACK = 0.05
 """Part of a period by which a frame may be early: containers round times, and 33 ms is the second frame at 30 fps."""
-
-_ANY_SIZE = ImageSize(1 << 20, 1 << 20)
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,7 @@ class Ask:
     name: str = ""
 
     def __post_init__(self) -> None:
-        row = find(self.task, with_input=self.input is not None)
-        prompt_for(row, self.input, _ANY_SIZE)
+        prompt_for(self.row, self.input, ANY_SIZE)
         if self.every < 1:
             raise InputError(f"{self.task}: every is {self.every}; it must be 1 or more")
         if self.hz is not None and self.every != 1:
@@ -51,20 +47,19 @@ class Ask:
             check_rate(f"{self.task}: hz", self.hz)
 
     @property
-    def token(self) -> str:
-        """The task's token, such as `<OD>`."""
-        return find(self.task, with_input=self.input is not None).token
+    def row(self) -> Task:
+        """The task's row in the table."""
+        return find(self.task, with_input=self.input is not None)
 
     def labels(self) -> tuple[str, ...]:
         """The class names that are asked for, where the task takes some."""
-        row = find(self.task, with_input=self.input is not None)
-        return class_names(self.input) if row.input is InputKind.CLASSES else ()
+        return class_names(self.input) if self.row.input is InputKind.CLASSES else ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that decides the answers, as plain values."""
         given = np.asarray(self.input).tolist() if self.input is not None else None
         rate = {"every": self.every, "hz": self.hz}
-        return {"name": self.name, "task": self.token, "input": given, **rate, "search": asdict(self.search or _NO)}
+        return {"name": self.name, "task": self.row.token, "input": given, **rate, "search": asdict(self.search or _NO)}
 
 
 _NO = SearchOptions()

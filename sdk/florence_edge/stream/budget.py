@@ -12,7 +12,6 @@ from dataclasses import replace
 from florence_edge.manifest import Manifest
 from florence_edge.options import SearchConfig, SearchOptions
 from florence_edge.preprocess import ImageSpec
-from florence_edge.tasks import find
 
 from .asks import Ask, check_rate
 from .events import Cut
@@ -99,7 +98,7 @@ class Budget:
         config = self._config.over(ask.search)
         if ask.search is not None and ask.search.max_new_tokens is not None:
             return config
-        limit = min(find(ask.task, with_input=ask.input is not None).budget, config.max_new_tokens)
+        limit = min(ask.row.budget, config.max_new_tokens)
         return replace(config, max_new_tokens=limit)
 
     def _price(self, beams: int) -> float:

@@ -38,7 +38,7 @@ def open_source(uri: Uri) -> Camera:
         settings = {"BUFFERSIZE": 1.0, **{_NUMBERS[name]: float(value) for name, value in numbers.items()}}
         tag, rate = tag_of(uri, f"v4l2-{uri.target}"), numbers.get("fps")
         return Camera(tag, device, "V4L2", settings=settings, rate_hz=None if rate is None else float(rate))
-    return Camera(tag_of(uri, uri.target.rpartition("@")[2].replace("://", "-")), uri.target, "FFMPEG")
+    return Camera(tag_of(uri, public(uri.target).partition("://")[2]), uri.target, "FFMPEG")
 
 
 @dataclass(frozen=True)

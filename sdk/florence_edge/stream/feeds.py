@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
 from florence_edge.errors import FlorenceError
+from florence_edge.images import load_image
 from florence_edge.preprocess import ImageSpec
 from florence_edge.view import Prepared, prepare
 
@@ -18,12 +21,10 @@ from .asks import Ask, Schedule
 from .channel import Channel
 from .mailbox import Ledger
 from .protocols import Frame, Source, SourceError
+from .pump import LEAVE_S
 
 READ_AHEAD = 2
 """Frames between two stages of a recording: enough for both to work at once, few enough to stay small."""
-
-LEAVE_S = 2.0
-"""How long the end of a run waits for a thread; one that hangs in a driver or a decoder is left behind."""
 
 Spec = Callable[[], ImageSpec]
 """Gives the size that pictures are to have at this moment."""
@@ -65,10 +66,12 @@ class Feed(Protocol):
 
 
 def make_ready(frame: Frame, spec: ImageSpec, asks: tuple[Ask, ...]) -> Ready:
-    """Resizes a frame; one that cannot be used carries its error from here on."""
+    """Resizes a frame, in RGB from here on; one that cannot be used carries its error."""
     if frame.error is not None:
         return Ready(frame, None, asks)
     try:
+        if np.shape(frame.image)[2:] != (3,):
+            frame = replace(frame, image=np.asarray(load_image(frame.image)))
         return Ready(frame, prepare(frame.image, spec), asks)
     except FlorenceError as error:
         return Ready(replace(frame, error=error), None, asks)

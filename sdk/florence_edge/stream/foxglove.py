@@ -33,7 +33,7 @@ from florence_edge.geometry import AnyArray
 from florence_edge.results import Detections, Polygons, Quads, Result, Text
 
 from .events import Event
-from .protocols import Run, SinkError
+from .protocols import Run, SinkError, message_time
 from .uris import Uri
 
 _THICKNESS, _FONT = 2.0, 14.0
@@ -94,17 +94,15 @@ def shapes(result: Result) -> list[Shape]:
     if isinstance(result, Text):
         return [Shape((), result.text, (0.0, _FONT * 1.5), colour(0))]
     if isinstance(result, Quads):
-        return _shapes(
-            [(quad,) for quad in result.quads], result.texts, class_colours(result.texts, _ids(result.texts))
-        )
+        return _shapes([(quad,) for quad in result.quads], result.texts, list(map(colour, range(len(result)))))
     if isinstance(result, Polygons):
-        return _shapes(result.polygons, result.labels, class_colours(result.labels, _ids(result.labels)))
+        return _shapes(result.polygons, result.labels, list(map(colour, range(len(result)))))
     if isinstance(result, Detections):
         polygons = result.polygons or ((),) * len(result)
         rings = [own or (_corners(box),) for own, box in zip(polygons, result.boxes, strict=True)]
         texts = [_scored(*pair) for pair in zip(result.labels, result.scores.tolist(), strict=True)]
         return _shapes(rings, texts, class_colours(result.labels, result.class_ids.tolist()))
-    raise TypeError(f"a result of type {type(result).__name__} cannot be drawn")
+    raise InputError(f"a result of type {type(result).__name__} cannot be drawn")
 
 
 def open_sink(uri: Uri) -> FoxgloveSink:
@@ -161,13 +159,13 @@ class FoxgloveSink:
             picture = CompressedImage(
                 timestamp=_stamp(frame.time_ns), frame_id=frame.tag, data=_jpeg(frame.image), format="jpeg"
             )
-            self._images[topic].log(picture, log_time=frame.time_ns)
+            self._images[topic].log(picture, log_time=message_time(frame.time_ns))
         for name, result in event.results.items():
             drawn = f"{topic}/{name}/annotations"
             if drawn not in self._drawings:
                 self._drawings[drawn] = ImageAnnotationsChannel(drawn, context=self._context)
             drawing = image_annotations(result, frame.time_ns)
-            self._drawings[drawn].log(drawing, log_time=frame.time_ns)
+            self._drawings[drawn].log(drawing, log_time=message_time(frame.time_ns))
 
     def close(self) -> None:
         """Stops the server."""
@@ -193,18 +191,13 @@ def _corners(box: AnyArray) -> AnyArray:
     return box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)
 
 
-def _ids(labels: Sequence[str]) -> list[int]:
-    order = list(dict.fromkeys(labels))
-    return [order.index(label) for label in labels]
-
-
 def _colour(value: Colour) -> Color:
     red, green, blue = (part / 255 for part in value)
     return Color(r=red, g=green, b=blue, a=1.0)
 
 
 def _stamp(time_ns: int) -> Timestamp:
-    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
+    seconds, nanoseconds = divmod(message_time(time_ns), 1_000_000_000)
     return Timestamp(sec=seconds, nsec=nanoseconds)
 
 

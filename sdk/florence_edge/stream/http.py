@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from .protocols import Run, SinkError
 from .uris import Uri
 
 ATTEMPTS = 6
-FIRST_WAIT_S, LONGEST_WAIT_S, TIMEOUT_S = 0.25, 8.0, 10.0
+FIRST_WAIT_S, LONGEST_WAIT_S, TIMEOUT_S = 0.25, 8.0, 5.0
 """Waits between attempts double; a receiver that names a time itself (`Retry-After`) gets it, up to the longest."""
 
 _PASSING = (408, 425, 429)
@@ -30,10 +29,11 @@ class Receiver:
     """A `Sink` that answers each event with 2xx once it has it.
 
     An event whose acknowledgement was lost is sent again; `Idempotency-Key` (run, source, frame) lets the receiver see
-    that. A redirection is a refusal: following it would lose the event's body. After six attempts the run ends.
+    that. A redirection is a refusal: following it would lose the event's body. After six attempts the run ends; once it
+    is broken off, after the next one. `pause` waits so many seconds, by default until the run is broken off.
     """
 
-    def __init__(self, address: str, *, pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, address: str, *, pause: Callable[[float], object] | None = None) -> None:
         self._address, self._pause = address, pause
         self._opener = urllib.request.build_opener(_Stay)
 
@@ -47,15 +47,20 @@ class Receiver:
         key = f"{self._run.key}-{event.frame.tag}-{event.frame.index}"
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         request = urllib.request.Request(self._address, data=body, headers=headers, method="POST")
-        for attempt in range(ATTEMPTS):
-            fault, wait = self._send(request, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt))
+        pause, ending = self._pause or self._run.ending.wait, self._run.ending
+        for attempt in range(1, ATTEMPTS + 1):
+            last = attempt == ATTEMPTS or ending.is_set()
+            fault, wait = self._send(request, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempt - 1)))
             if fault is None:
                 return
             if wait is None:
                 raise SinkError(f"{self._address} refused frame {event.frame.index}: {fault}")
-            if attempt + 1 < ATTEMPTS:
-                self._pause(wait)
-        raise SinkError(f"{self._address} did not take frame {event.frame.index} in {ATTEMPTS} attempts: {fault}")
+            if last:
+                break
+            pause(wait)
+        tries = f"{attempt} attempt{'s' * (attempt > 1)}"
+        ended = "; the run was ended; what follows was not sent" if ending.is_set() else ""
+        raise SinkError(f"{self._address} did not take frame {event.frame.index} in {tries}: {fault}{ended}")
 
     def close(self) -> None:
         """As in `Sink`: nothing is kept open."""

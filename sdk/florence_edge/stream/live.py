@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 from .asks import Schedule
-from .feeds import LEAVE_S, Ready, Spec, make_ready
+from .feeds import Ready, Spec, make_ready
 from .mailbox import Ledger, Mailbox
 from .protocols import Frame, Source
-from .pump import Note, Pump, Reconnect
+from .pump import LEAVE_S, Note, Pump, Reconnect
 
 NAP_S = 0.1
 """How long a thread waits at most before it looks whether it must stop."""
@@ -119,8 +119,9 @@ class Live:
         try:
             fault = pump.run(start)
             if fault is not None:
-                self._note(fault)
                 self.faults.append(fault)
+                if self._raw.end(source.tag):  # else the run ends with it
+                    self._note(fault)
         except BaseException as error:
             self._error = error
         finally:

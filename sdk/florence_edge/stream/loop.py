@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import GEN_RUNNING, getgeneratorstate
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -112,10 +114,11 @@ class Watch(Iterator[Event]):
         self._writer = Writer(sinks, self._run)
         self._feed = self._make_feed(sources, Schedule(asks, fps=options.fps))
         self._failures, self._answered = 0, False
-        self._events = self._loop()
+        self._events, self._turn = self._loop(), threading.RLock()
 
     def __next__(self) -> Event:
-        return next(self._events)
+        with self._turn:
+            return next(self._events)
 
     def __enter__(self) -> Watch:
         return self
@@ -126,8 +129,15 @@ class Watch(Iterator[Event]):
         self.close()
 
     def close(self) -> None:
-        """Ends the stream and completes the output. May be called twice."""
-        self._events.close()
+        """Ends the stream and completes the output. May be called twice, and by any thread but those of a sink.
+
+        A wait for the next event in another thread ends, after the frame at hand. Sinks that wait for somebody else do
+        so no longer; `SinkError` says what they could not deliver.
+        """
+        self._run.ending.set()
+        with self._turn:
+            if getgeneratorstate(self._events) != GEN_RUNNING:  # else called from within; the loop sees it
+                self._events.close()
 
     @property
     def run(self) -> Run:
@@ -149,14 +159,23 @@ class Watch(Iterator[Event]):
         return Live(sources, schedule, spec, self._ledger, reconnect=chosen.reconnect, note=chosen.note)
 
     def _loop(self) -> Generator[Event, None, None]:
-        """The events, in a generator so that leaving it in any way closes the feed and then the sinks."""
+        """The events, in a generator so that leaving it in any way closes the feed and then the sinks.
+
+        The sinks are opened with the first answer, so that a source that cannot be opened leaves no empty output, but
+        before the sources where they have to say where to go on.
+        """
         try:
-            self._feed.start(self._writer.open())
+            self._feed.start(self._writer.open() if self._run.resume else {})
             try:
                 for ready in self._frames():
                     yield self._event(ready)
             finally:
                 self._feed.close()
+            if not (self._feed.faults or self._run.ending.is_set()):
+                self._writer.open()
+        except BaseException:
+            self._run.ending.set()
+            raise
         finally:
             self._writer.close()
         if self._feed.faults:
@@ -166,7 +185,7 @@ class Watch(Iterator[Event]):
         """Frames that are ready, until there are no more or the time is up."""
         limit = self._options.duration_s
         end = None if limit is None else time.monotonic() + limit
-        while not self._feed.finished:
+        while not (self._feed.finished or self._run.ending.is_set()):
             left = POLL_S if end is None else min(POLL_S, end - time.monotonic())
             if left <= 0:
                 return

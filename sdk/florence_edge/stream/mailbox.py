@@ -69,11 +69,12 @@ class Mailbox(Generic[T]):
             self._order.remove(tag)
             self._order.append(tag)
 
-    def end(self, tag: str) -> None:
-        """Says that a source gives nothing more."""
+    def end(self, tag: str) -> bool:
+        """Says that a source gives nothing more; returns whether another one may."""
         with self._changed:
             self._open.discard(tag)
             self._changed.notify_all()
+            return bool(self._open)
 
     @property
     def ended(self) -> bool:

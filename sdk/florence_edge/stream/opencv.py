@@ -108,8 +108,13 @@ class Recorder:
 
 
 def public(address: str | int) -> str:
-    """An address without the user name and password that it may hold, for messages; a device number as its path."""
-    return f"/dev/video{address}" if isinstance(address, int) else re.sub(r"//[^/@]*@", "//", address)
+    """An address without the user name, password and query that it may hold, for messages; a device number as its path.
+
+    Some cameras take their password in the query.
+    """
+    if isinstance(address, int):
+        return f"/dev/video{address}"
+    return re.sub(r"^(\w+://)(?:[^/]*@)?([^?]*).*", r"\1\2", address, flags=re.DOTALL)
 
 
 def _library(purpose: str) -> Any:

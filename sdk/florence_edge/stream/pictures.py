@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from florence_edge.errors import FlorenceError, ImageError, InputError, listing
-from florence_edge.images import load_image
+from florence_edge.files import state_of
+from florence_edge.images import IMAGE_SUFFIXES, load_image
 
 from .protocols import Frame
-from .uris import Uri, tag_of
-
-SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-"""What counts as an image inside a folder; a file named by itself is taken whatever its name."""
-
-LIST = ".txt"
-"""Suffix of a list of images: one path per line, relative to the list; empty lines and those with `#` are left out."""
+from .uris import IMAGE_LIST, Uri, tag_of
 
 NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 """The picture of a frame that could not be read."""
@@ -56,14 +50,7 @@ class Pictures:
     @property
     def identity(self) -> str:
         """A digest over the files' paths, sizes and times of change."""
-        digest = hashlib.sha256()
-        for path in self._files:
-            try:
-                state = path.stat()
-            except OSError:
-                continue
-            digest.update(f"{path.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
+        return state_of(self._files)
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         """As in `Source`."""
@@ -87,19 +74,18 @@ class Pictures:
 def _files(name: str, faults: list[str]) -> Iterator[Path]:
     path = Path(name).expanduser()
     if path.is_dir():
-        images = sorted(child for child in path.iterdir() if child.suffix.lower() in SUFFIXES and child.is_file())
+        images = sorted(child for child in path.iterdir() if child.suffix.lower() in IMAGE_SUFFIXES and child.is_file())
         if not images:
-            faults.append(
-                f"{name} is a folder without images ({', '.join(sorted(SUFFIXES))}); for its subfolders: {name}/**"
-            )
+            known = ", ".join(sorted(IMAGE_SUFFIXES))
+            faults.append(f"{name} is a folder without images ({known}); for its subfolders: {name}/**")
         yield from images
-    elif path.suffix.lower() == LIST and path.is_file():
+    elif path.suffix.lower() == IMAGE_LIST and path.is_file():
         yield from _listed(path, faults)
     elif path.exists():
         yield path
     elif glob.has_magic(name):
         matches = (Path(match) for match in sorted(glob.glob(str(path), recursive=True)))
-        images = [match for match in matches if match.is_file() and match.suffix.lower() in SUFFIXES]
+        images = [match for match in matches if match.is_file() and match.suffix.lower() in IMAGE_SUFFIXES]
         if not images:
             faults.append(f"{name} matches no image")
         yield from images

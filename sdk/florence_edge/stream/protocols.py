@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,11 +23,17 @@ class SinkError(FlorenceError, OSError):
     """A sink cannot take an event: full disk, no permission, a receiver that does not answer, another run's output."""
 
 
+def message_time(time_ns: int) -> int:
+    """A time as messages can carry it, whose seconds have 31 bits: a clock that is far off must not end a run."""
+    return min(max(time_ns, 0), (2**31 - 1) * 10**9)
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One picture of a source.
 
-    `image` is [H, W, 3] uint8 RGB, upright, in memory that the source does not use again. `time_ns` is the capture
+    `image` is [H, W, 3] uint8 RGB, upright, in memory that the source does not use again; grey and RGBA are made so
+    before any task or sink gets them, and the size may change from frame to frame. `time_ns` is the capture
     time: nanoseconds since the Unix epoch for cameras and bags (the header's stamp), since the first frame for video
     files, the time of change for image files. `index` counts the frames of its source from 0, those that were later
     dropped included. `tag` names the source. `name` is the file or topic within it. `header` is the source's own,
@@ -101,6 +108,8 @@ class Run:
     resume: bool
     labels: tuple[str, ...] = ()
     """Class names that were asked for, over all tasks, in order; for formats that publish them once."""
+    ending: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
+    """Set when the run is broken off: a sink that waits for somebody else should then not try again."""
 
 
 class Sink(Protocol):

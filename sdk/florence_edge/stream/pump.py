@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -10,26 +11,38 @@ from dataclasses import dataclass
 from florence_edge.errors import InputError
 
 from .asks import check_rate
+from .channel import Channel
 from .protocols import Frame, Source, SourceError
 
 Note = Callable[[str], None]
+
+LEAVE_S = 2.0
+"""How long a thread is waited for; one that hangs in a driver or a decoder is left behind."""
+
+MOST_HUNG = 4
+"""So many threads may hang in the driver of one camera; then it is not opened again before one of them returns."""
+
+_NAP_S = 0.2
+"""How long a wait for a frame takes at most before it looks whether it must end."""
 
 
 @dataclass(frozen=True)
 class Reconnect:
     """How a lost camera is opened anew: after `first_s` seconds, then `factor` times longer each time up to `limit_s`.
 
-    Once it has given nothing for `patience_s` seconds it is given up. A camera that never gave a frame is given up at
-    once: its address is more likely wrong than its cable.
+    It counts as lost when it ends, and when it gives nothing for `silence_s` seconds (for three frames' time, where its
+    `rate_hz` makes that longer): its driver hangs. Once it has given nothing for `patience_s` seconds it is given up. A
+    camera that never gave a frame is given up at once: its address is more likely wrong than its cable.
     """
 
     first_s: float = 0.5
     factor: float = 2.0
     limit_s: float = 30.0
     patience_s: float = 300.0
+    silence_s: float = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("first_s", "limit_s", "patience_s"):
+        for name in ("first_s", "limit_s", "patience_s", "silence_s"):
             check_rate(name, getattr(self, name))
         if self.factor < 1:
             raise InputError(f"factor is {self.factor}; it must be 1 or more")
@@ -57,6 +70,7 @@ class Pump:
     ) -> None:
         self._source, self._deliver, self._reconnect = source, deliver, reconnect
         self._note, self._pause, self._clock = note, pause, clock
+        self._silence_s = max(reconnect.silence_s, 3.0 / (source.rate_hz or float("inf")))
 
     def run(self, start: int) -> str | None:
         """Pumps; returns why the camera was given up, None when it ended or `deliver` wanted no more."""
@@ -64,8 +78,8 @@ class Pump:
         tag = self._source.tag
         while True:
             try:
-                with closing(_Frames(self._source, index)) as frames:
-                    for frame in frames.iterator:
+                with closing(_Reader(self._source, index)) as reader:
+                    while (frame := self._next(reader)) is not None:
                         if attempt:
                             self._note(f"{tag}: the camera is back after {self._clock() - seen:.1f} s")
                         index, attempt, seen = frame.index + 1, 0, self._clock()
@@ -84,14 +98,48 @@ class Pump:
                 if self._pause(wait):
                     return None
 
+    def _next(self, reader: _Reader) -> Frame | None:
+        """The next frame; None when the source has ended or it is time to stop, `SourceError` when it is lost."""
+        end = time.monotonic() + self._silence_s
+        while (frame := reader.frames.get(min(_NAP_S, self._silence_s))) is None:
+            if reader.frames.finished or self._pause(0.0):
+                return None
+            if time.monotonic() >= end:
+                raise SourceError(f"{self._source.tag}: no frame for {self._silence_s:g} s: it hangs in its driver")
+        return frame
 
-class _Frames:
-    """The frames of a source, closed when done with, whatever kind of iterator they are."""
+
+class _Reader(threading.Thread):
+    """Reads one opening of a source. Nothing can end a thread that hangs in a driver, but this one can be left behind.
+
+    It closes the source itself, also when the driver returns long after: a device is then free to be opened again.
+    """
 
     def __init__(self, source: Source, start: int) -> None:
-        self.iterator = source.frames(start)
+        super().__init__(name=f"florence-read-{source.tag}", daemon=True)
+        self.frames: Channel[Frame] = Channel(1)
+        self._source, self._first = source, start
+        hung = sum(isinstance(other, _Reader) and other._source is source for other in threading.enumerate())
+        if hung >= MOST_HUNG:
+            raise SourceError(f"{source.tag}: {hung} threads hang in its driver, where it was opened before")
+        self.start()
+
+    def run(self) -> None:
+        """Hands the frames over, then what ended them."""
+        try:
+            frames = self._source.frames(self._first)
+            try:
+                for frame in frames:
+                    if not self.frames.put(frame):
+                        break
+            finally:
+                getattr(frames, "close", lambda: None)()
+        except BaseException as error:
+            self.frames.end(error)
+        else:
+            self.frames.end()
 
     def close(self) -> None:
-        close = getattr(self.iterator, "close", None)
-        if close is not None:
-            close()
+        """Lets the source go, or leaves it behind where it hangs."""
+        self.frames.close()
+        self.join(LEAVE_S)

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 from urllib.parse import parse_qsl
 
 from florence_edge.errors import InputError, missing
+from florence_edge.images import IMAGE_SUFFIXES
 
 from .protocols import Sink, Source
 
@@ -80,11 +81,14 @@ SCHEMES: Mapping[str, Scheme] = {
 
 Role = Literal["source", "sink"]
 
+IMAGE_LIST = ".txt"
+"""Suffix of a list of images: one path per line, relative to the list; empty lines and those with `#` are left out."""
+
 _SUFFIXES: Mapping[Role, Mapping[str, tuple[str, ...]]] = {
     "source": {
         "video": (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm"),
         "bag": (".bag", ".db3", ".mcap"),
-        "images": (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".txt", ".webp"),
+        "images": (*sorted(IMAGE_SUFFIXES), IMAGE_LIST),
     },
     "sink": {
         "video": (".avi", ".mkv", ".mp4"),
@@ -95,6 +99,9 @@ _SUFFIXES: Mapping[Role, Mapping[str, tuple[str, ...]]] = {
 }
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*)://(.*)", re.DOTALL)
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.]+")
+
+LONGEST_TAG = 120
+"""Characters of a tag: sinks name files by it, and file systems take names of 255 bytes."""
 
 
 def parse(text: str, role: Role) -> Uri:
@@ -132,8 +139,8 @@ def open_sink(text: str) -> Sink:
 
 
 def tag_of(uri: Uri, default: str) -> str:
-    """The tag given, else one made of `default`; only characters that every file system takes."""
-    return _UNSAFE.sub("-", uri.tag or default).strip("-.") or uri.scheme
+    """The tag given, else one made of `default`; only characters, and as many, as every file system takes."""
+    return _UNSAFE.sub("-", uri.tag or default).strip("-.")[:LONGEST_TAG] or uri.scheme
 
 
 def examples(role: Role) -> Iterable[str]:

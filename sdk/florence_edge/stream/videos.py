@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from florence_edge.errors import ImageError, InputError
+from florence_edge.files import state_of
 
 from .drawing import drawn
 from .events import Event
@@ -61,9 +62,8 @@ class Video:
 
     @property
     def identity(self) -> str:
-        """Path, size and time of change."""
-        state = self._path.stat()
-        return f"{self._path.resolve()}:{state.st_size}:{state.st_mtime_ns}"
+        """A digest over the file's path, size and time of change."""
+        return state_of([self._path])
 
     @property
     def rate_hz(self) -> float | None:

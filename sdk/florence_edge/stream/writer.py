@@ -18,7 +18,10 @@ BACKLOG = 4
 class Writer:
     """Hands every event to every sink, in order, in a thread of its own.
 
-    All sinks are opened, used and closed by that thread, and closed whatever happens.
+    All sinks are opened, used and closed by that thread, and closed whatever happens. When one fails, the run ends. The
+    others still get what waits of a camera, whose frames no second run will see; of a recording they get no more, so
+    that a resumed run gives all of them what is missing. It begins behind what the sinks hold that can tell, so those
+    that cannot get a recording's events first.
     """
 
     def __init__(self, sinks: Sequence[Sink], run: Run) -> None:
@@ -30,10 +33,11 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="florence-write", daemon=True)
 
     def open(self) -> dict[str, int]:
-        """Opens the sinks; returns where each source goes on, so that no sink misses a frame."""
+        """Opens the sinks, if they are not; returns where each source goes on, so that no sink misses a frame."""
         if not self._sinks:
             return {}
-        self._thread.start()
+        if self._thread.ident is None:
+            self._thread.start()
         self._opened.wait()
         self._raise()
         known = [held for held in self._held if held is not None]
@@ -41,8 +45,10 @@ class Writer:
         return {tag: choose((held.get(tag, 0) for held in known), default=0) for tag in self._run.sources}
 
     def put(self, event: Event) -> None:
-        """Hands an event over; raises what writing an earlier one raised."""
+        """Hands an event over, the first one to sinks that are opened now; raises what writing an earlier raised."""
         if self._sinks:
+            if self._thread.ident is None:
+                self.open()
             self._events.put(event)
             self._raise()
 
@@ -65,8 +71,11 @@ class Writer:
                 self._held.append(sink.open(self._run))
                 opened.append(sink)
             self._opened.set()
+            sinks = list(zip(self._sinks, self._held, strict=True))
+            if not self._run.live:
+                sinks.sort(key=lambda row: row[1] is not None)
             while (event := self._events.get()) is not None:
-                self._write(event)
+                self._write(event, sinks)
         except BaseException as error:
             self._error = _plain(error)
         finally:
@@ -75,11 +84,17 @@ class Writer:
             self._events.close()
             self._opened.set()
 
-    def _write(self, event: Event) -> None:
+    def _write(self, event: Event, sinks: list[tuple[Sink, Mapping[str, int] | None]]) -> None:
         tag, index = event.frame.tag, event.frame.index
-        for sink, held in zip(self._sinks, self._held, strict=True):
+        for sink, held in tuple(sinks):
             if self._run.live or held is None or index >= held.get(tag, 0):
-                sink.write(event)
+                try:
+                    sink.write(event)
+                except BaseException as error:
+                    if not self._run.live:
+                        raise
+                    self._error = self._error or _plain(error)
+                    sinks.remove((sink, held))
 
     def _close(self, sink: Sink) -> None:
         """Closes a sink; the first error of all is the one that tells what happened."""

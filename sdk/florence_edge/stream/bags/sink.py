@@ -17,7 +17,7 @@ from florence_edge.ros import messages as ros
 from florence_edge.ros.definitions import DIAGNOSTICS, LABEL_INFO
 from florence_edge.ros.rosbags_library import RosbagsLibrary
 from florence_edge.stream.events import Event
-from florence_edge.stream.protocols import Run, SinkError
+from florence_edge.stream.protocols import Run, SinkError, message_time
 from florence_edge.stream.uris import Uri
 
 from .container import ChannelSpec, McapFile, Stored
@@ -79,7 +79,7 @@ class BagSink:
         """Writes one event as one block; raises `SinkError`."""
         frame = event.frame
         header = frame.header if isinstance(frame.header, ros.Header) else None
-        header = header or ros.Header(frame.time_ns, frame.tag, frame.time_ns)
+        header = header or ros.Header(message_time(frame.time_ns), frame.tag, message_time(frame.time_ns))
         for channel, data in list(self._messages(event, header)):  # all of them or, should one fail, none
             self._file.add(channel, data, header.recorded_ns, frame.index)
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from florence_edge.errors import FlorenceError, ImageError, InputError
+from florence_edge.files import state_of
 from florence_edge.ros.definitions import COMPRESSED_IMAGE, IMAGE
 from florence_edge.ros.encodings import decode_message
 from florence_edge.ros.messages import Header, header_of
@@ -49,10 +50,8 @@ class BagSource:
 
     @property
     def identity(self) -> str:
-        """Path, size and time of change of every file, and the topic."""
-        files = [(str(file.resolve()), file.stat()) for file in self._files]
-        states = [f"{name}:{state.st_size}:{state.st_mtime_ns}" for name, state in files]
-        return "|".join([*states, self._topic.name])
+        """A digest over the files' paths, sizes and times of change, and the topic."""
+        return f"{state_of(self._files)} {self._topic.name}"
 
     @property
     def rate_hz(self) -> float | None:
