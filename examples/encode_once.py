@@ -5,27 +5,42 @@ python examples/encode_once.py [IMAGE]
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 from florence_edge import Florence
+from florence_edge.errors import FlorenceError
 
-with Florence.load("tabletop") as model:
-    image = sys.argv[1] if len(sys.argv) > 1 else model.bundle.folder / "demo.png"
-    view = model.encode(image)
-    answers = [
-        model.caption(view),
-        model.caption(view, detail="paragraph"),
-        model.detect(view),
-        model.propose(view),
-        model.describe_regions(view),
-        model.read(view),
-    ]
 
-print(f"encoded once: {view.timings_ms['preprocess'] + view.timings_ms['vision']:.1f} ms")
-for answer in answers:
-    what = str(answer) if len(answer) == 1 else f"{len(answer)} regions"
-    print(f"{answer.task:<24}{answer.timings_ms['search']:6.1f} ms  {what}")
+def main() -> None:
+    """Asks six questions and draws the objects."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("image", nargs="?", help="[the picture that comes with the model]")
+    given = parser.parse_args()
 
-found = answers[2]
-found.draw(image).save("found.png")
-print(f"{found.to_json()[:76]}...\ndrawn: found.png")
+    with Florence.load("tabletop") as model:
+        image = given.image or model.bundle.folder / "demo.png"
+        view = model.encode(image)
+        answers = [
+            model.caption(view),
+            model.caption(view, detail="paragraph"),
+            model.detect(view),
+            model.propose(view),
+            model.describe_regions(view),
+            model.read(view),
+        ]
+
+    print(f"encoded once: {view.timings_ms['preprocess'] + view.timings_ms['vision']:.1f} ms")
+    for answer in answers:
+        what = str(answer) if len(answer) == 1 else f"{len(answer)} regions"
+        print(f"{answer.task:<24}{answer.timings_ms['search']:6.1f} ms  {what}")
+
+    found = answers[2]
+    found.draw(image).save("found.png")
+    print(f"{found.to_json()[:76]}...\ndrawn: found.png")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (FlorenceError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None

@@ -8,7 +8,7 @@ Pillow, OpenCV and rosbags write them, as a recorder would; florence-edge has no
 
 from __future__ import annotations
 
-import sys
+import argparse
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from florence_edge.bundle import Bundle
+from florence_edge.errors import FlorenceError
 
 SIDE, FRAMES, RATE_HZ = 560, 16, 10
 START_NS = 1_750_000_000_000_000_000
@@ -63,7 +64,9 @@ def write_bag(path: Path, frames: list[Image.Image]) -> None:
 
 def main() -> None:
     """Writes what is not there yet."""
-    out = Path(sys.argv[1] if len(sys.argv) > 1 else "samples")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", nargs="?", type=Path, default=Path("samples"), help="folder to write [samples]")
+    out = parser.parse_args().out
     (out / "photos").mkdir(parents=True, exist_ok=True)
     frames = pan()
     for number, frame in enumerate(frames[::2]):
@@ -79,4 +82,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (FlorenceError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None

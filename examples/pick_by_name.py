@@ -9,7 +9,8 @@ and the width between the fingers: the narrowest way across the outline. With a 
 camera's optical frame (x right, y down, z forward, as in ROS): from a depth image (16 bit in millimetres, aligned with
 the picture), or from the table, when the camera is `--height` metres above it and looks `--pitch` degrees down.
 
-Something may be found that is not what was meant: look at the score, and at grasp.png, before anything moves.
+Something may be found that is not what was meant. What scores less than `--min-score` is refused; still look at the
+score, and at grasp.png, before anything moves.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from florence_edge import Detections, Florence, View
+from florence_edge.errors import FlorenceError
 
 Array = npt.NDArray[np.float64]
 
@@ -55,6 +57,15 @@ class Camera:
         """Points [N, 3] at depth z = 1 m that are seen at `pixels` [N, 2]."""
         x, y = pixels.T
         return np.stack([(x - self.cx) / self.fx, (y - self.cy) / self.fy, np.ones(len(pixels))], axis=1)
+
+
+def camera_of(text: str) -> Camera:
+    """The camera of four numbers with commas."""
+    try:
+        fx, fy, cx, cy = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} are not four numbers; write FX,FY,CX,CY in pixels") from None
+    return Camera(fx, fy, cx, cy)
 
 
 def grasp_of(outline: Array) -> Grasp:
@@ -106,14 +117,15 @@ def best(found: Detections) -> int:
 def main() -> None:
     """Prints the grasp as JSON and draws it."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("phrase")
+    parser.add_argument("phrase", help="what to pick")
     parser.add_argument("image", nargs="?", help="[the picture that comes with the model]")
-    parser.add_argument("--camera", metavar="FX,FY,CX,CY", help="camera matrix in pixels")
+    parser.add_argument("--camera", type=camera_of, metavar="FX,FY,CX,CY", help="camera matrix in pixels")
     parser.add_argument("--depth", metavar="PNG", help="depth image, 16 bit, millimetres")
     parser.add_argument("--height", type=float, metavar="M", help="camera above the table")
     parser.add_argument("--pitch", type=float, metavar="DEG", help="how far the camera looks down")
     parser.add_argument("--above", type=float, default=0.02, metavar="M", help="grasp so high above the table [0.02]")
-    parser.add_argument("--out", default="grasp.png")
+    parser.add_argument("--min-score", type=float, default=0.1, metavar="X", help="least score of what is picked [0.1]")
+    parser.add_argument("--out", default="grasp.png", metavar="PNG", help="the picture with the grasp [grasp.png]")
     given = parser.parse_args()
 
     with Florence.load("tabletop") as model:
@@ -123,14 +135,19 @@ def main() -> None:
         if not len(found):
             raise SystemExit(f"there is no {given.phrase!r}; in view: {', '.join(model.detect(view).labels)}")
         chosen = best(found)
+        score = float(np.nan_to_num(found.scores[chosen]))
+        if score < given.min_score:
+            raise SystemExit(
+                f"{given.phrase!r} was found with a score of {score:.2f}; --min-score is {given.min_score}"
+            )
         shape, outline = outline_of(model, view, found.boxes[chosen].astype(np.float64))
 
     grasp = grasp_of(outline)
     angle = float(np.rad2deg(np.arctan2(grasp.direction[1], grasp.direction[0])))
-    answer: dict[str, Any] = {"phrase": found.labels[chosen], "score": float(found.scores[chosen]), "shape": shape}
+    answer: dict[str, Any] = {"phrase": found.labels[chosen], "score": score, "shape": shape}
     answer["image_px"] = {"centre": grasp.centre.round(1).tolist(), "angle_deg": angle, "width": round(grasp.width, 1)}
     if given.camera:
-        rays = Camera(*map(float, given.camera.split(","))).rays(np.concatenate([grasp.fingers, grasp.centre[None]]))
+        rays = given.camera.rays(np.concatenate([grasp.fingers, grasp.centre[None]]))
         if given.depth:
             depth = np.asarray(Image.open(given.depth), dtype=np.float64) / 1000
             points = on_depth(rays, grasp.fingers, depth)
@@ -151,4 +168,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (FlorenceError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None

@@ -138,6 +138,32 @@ def test_a_phrase_without_an_answer_and_half_a_camera_are_said(
     assert answer["camera_m"]["width"] == pytest.approx(answer["image_px"]["width"] * 0.8 / 600, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("encode_once", ["nowhere.png"], "error: there is no file 'nowhere.png'"),
+        ("ask_regions", ["the cyan cube", "nowhere.png"], "error: there is no file 'nowhere.png'"),
+        ("pick_by_name", ["the cyan cube", "nowhere.png"], "error: there is no file 'nowhere.png'"),
+        ("pick_by_name", ["the cyan cube", "--min-score", "1.01"], "--min-score is 1.01"),
+        ("camera_loop", ["nowhere.avi"], "error: .*nowhere.avi does not exist"),
+        ("caption_bag", ["nowhere", "captions.mcap"], "error: .*nowhere"),
+        ("label_dataset", ["nowhere", "labelled"], "error: .*nowhere does not exist"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line_and_not_by_a_trace(
+    name: str, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=f"(?s){message}"):
+        run(name, *arguments)
+
+
+def test_half_a_camera_matrix_is_no_camera(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("pick_by_name", "the cyan cube", "--camera", "600,600")
+    assert "'600,600' are not four numbers; write FX,FY,CX,CY in pixels" in capsys.readouterr().err
+
+
 @given(
     centre=st.tuples(st.floats(100, 500), st.floats(100, 500)),
     sides=st.tuples(st.floats(20, 60), st.floats(80, 200)),

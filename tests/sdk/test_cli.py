@@ -109,7 +109,8 @@ def test_a_wrong_command_line_ends_with_2_and_one_error(
 def test_what_is_left_over_is_said_by_the_command_it_was_given_to(capsys: pytest.CaptureFixture[str]) -> None:
     assert leaves(["run", "od", "a.png", "--inptu", "cup"]) == 2
     assert capsys.readouterr().err == (
-        "florence-edge run: error: unrecognized arguments: --inptu cup\ntry: florence-edge run --help\n"
+        "florence-edge run: error: unrecognized arguments: --inptu cup; did you mean --input?\n"
+        "try: florence-edge run --help\n"
     )
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from florence_edge.bundle import Bundle
 from florence_edge.cli import demo
-from florence_edge.cli.demo_scene import HEIGHT, WIDTH, scene
 from florence_edge.cli.main import main
+from florence_edge.drawing.scene import HEIGHT, WIDTH, scene
 from florence_edge.tasks import TASKS, Task
 from support.fake_backend import ANSWERS, FakeBackend, make_bundle
 
@@ -49,7 +49,7 @@ def test_all_tasks_are_asked_and_shown(
     bundle: Bundle, questions: list[tuple[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["demo", str(out), "--bundle", str(bundle.folder)]) == 0
+    assert main(["demo", str(out), "--model", str(bundle.folder)]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
     assert [row.split()[0].rstrip(",") for row in shown.out.splitlines()[2:17]] == [task.method for task in TASKS]
@@ -69,7 +69,7 @@ def test_all_tasks_are_asked_and_shown(
 def test_later_questions_are_about_what_was_found(
     bundle: Bundle, questions: list[tuple[str, str]], tmp_path: Path
 ) -> None:
-    assert main(["demo", str(tmp_path / "out"), "--bundle", str(bundle.folder), "--json"]) == 0
+    assert main(["demo", str(tmp_path / "out"), "--model", str(bundle.folder), "--json"]) == 0
     asked = dict(questions)
     assert asked["<CAPTION_TO_PHRASE_GROUNDING>"] == ANSWERS["<CAPTION>"]
     assert asked["<REFERRING_EXPRESSION_SEGMENTATION>"] == "cube"
@@ -86,7 +86,7 @@ def test_the_table_is_as_wide_as_the_terminal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert main(["demo", str(tmp_path), "--bundle", str(bundle.folder)]) == 0
+    assert main(["demo", str(tmp_path), "--model", str(bundle.folder)]) == 0
     rows = capsys.readouterr().out.splitlines()[:17]
     assert 70 <= max(map(len, rows)) <= 80
 
@@ -95,7 +95,7 @@ def test_an_image_of_the_users_is_used(
     bundle: Bundle, questions: list[tuple[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (330, 77), "green").save(tmp_path / "mine.png")
-    arguments = ["demo", str(tmp_path / "out"), "--bundle", str(bundle.folder), "--image", str(tmp_path / "mine.png")]
+    arguments = ["demo", str(tmp_path / "out"), "--model", str(bundle.folder), "--image", str(tmp_path / "mine.png")]
     assert main([*arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["answers"][0]["result"]["size"] == {"width": 330, "height": 77}

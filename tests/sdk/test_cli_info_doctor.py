@@ -11,9 +11,10 @@ import pytest
 
 from florence_edge.backends.registry import Availability
 from florence_edge.bundle import Bundle
-from florence_edge.cli import checks, doctor
+from florence_edge.cli import doctor
 from florence_edge.cli.main import main
 from florence_edge.errors import BackendError, missing
+from florence_edge.health import checks
 from support.fake_backend import FakeBackend, make_bundle
 
 
@@ -117,7 +118,7 @@ def test_backends_open_or_say_why_not(
         "crashing": "wrong",
     }
     assert "pip install 'florence-edge[onnx]'" in report["lacking"].found
-    assert main(["doctor", "--json", "--bundle", str(bundle.folder)]) == 1
+    assert main(["doctor", "--json", "--model", str(bundle.folder)]) == 1
     shown = json.loads(capsys.readouterr().out)
     assert shown["healthy"] is False
     assert {check["topic"] for check in shown["checks"]} >= {"python", "libraries", "machine", "backends"}
@@ -140,7 +141,7 @@ def test_the_text_report_ends_with_what_to_do(
     monkeypatch.setattr(doctor, "libraries", broken)
     monkeypatch.setattr(doctor, "available", lambda: known("good"))
     monkeypatch.setattr(doctor, "open_backend", lambda name, bundle: FakeBackend(bundle))
-    assert main(["doctor", "--bundle", str(bundle.folder)]) == 1
+    assert main(["doctor", "--model", str(bundle.folder)]) == 1
     shown = capsys.readouterr().out
     assert re.search(r"what to do\n  numpy +pip install 'numpy>=1.26'", shown)
     assert shown.rstrip().endswith("1 thing wrong")

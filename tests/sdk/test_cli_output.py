@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from florence_edge.cli.output import print_json, size, table
+from florence_edge.cli.output import print_json, table
+from florence_edge.units import size
 
 SDK = Path(__file__).parents[2] / "sdk"
 
@@ -24,13 +26,13 @@ with progress(3, "long work") as bar:
 """
 
 
-def long_work(stderr: int) -> subprocess.CompletedProcess[bytes]:
+def long_work(stderr: int, **variables: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-c", LONG_WORK],
         check=True,
         stdout=subprocess.PIPE,
         stderr=stderr,
-        env={**os.environ, "PYTHONPATH": str(SDK), "TERM": "xterm-256color", "COLUMNS": "120"},
+        env={**os.environ, "PYTHONPATH": str(SDK), "TERM": "xterm-256color", "COLUMNS": "120", **variables},
     )
 
 
@@ -45,6 +47,19 @@ def test_a_terminal_gets_a_bar_and_a_pipe_only_the_output() -> None:
     assert "long work" in shown
     assert "3/3" in shown
     assert "number" not in shown
+
+
+def test_the_bar_has_no_colours_where_none_are_wanted() -> None:
+    openpty = pytest.importorskip("pty").openpty
+    shown = []
+    for variables in ({}, {"NO_COLOR": "1"}):
+        ours, theirs = openpty()
+        long_work(theirs, **variables)
+        os.close(theirs)
+        shown.append(re.findall(r"\x1b\[[\d;]*\b[349]\d\b[\d;]*m", os.read(ours, 1 << 16).decode()))
+        os.close(ours)
+    assert shown[0]
+    assert not shown[1]
 
 
 def test_without_a_terminal_there_is_no_bar() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 def test_json_is_one_document_per_image(
     bundle: Bundle, engines: list[FakeBackend], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", "od", str(photos), "--bundle", str(bundle.folder), "--json"]) == 0
+    assert main(["run", "od", str(photos), "--model", str(bundle.folder), "--json"]) == 0
     documents = lines(capsys)
     assert [Path(document["image"]).name for document in documents] == ["a.png", "b.JPG", "c.png"]
     assert documents[0].keys() == {"image", "task", "input", "bundle", "result"}
@@ -67,7 +68,7 @@ def test_json_is_one_document_per_image(
 def test_text_is_a_table_for_people(
     bundle: Bundle, engines: list[FakeBackend], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", "detect", str(photos / "a.png"), "--bundle", str(bundle.folder)]) == 0
+    assert main(["run", "detect", str(photos / "a.png"), "--model", str(bundle.folder)]) == 0
     shown = capsys.readouterr()
     rows = [line.split() for line in shown.out.splitlines()]
     assert rows[1] == ["score", "label", "x1", "y1", "x2", "y2"]
@@ -99,7 +100,7 @@ def test_every_kind_of_input_and_answer(
     shown: str,
 ) -> None:
     given = [argument for value in values for argument in ("--input", value)]
-    assert main(["run", task, str(photos / "a.png"), "--bundle", str(bundle.folder), *given]) == 0
+    assert main(["run", task, str(photos / "a.png"), "--model", str(bundle.folder), *given]) == 0
     assert shown in capsys.readouterr().out
 
 
@@ -115,7 +116,7 @@ def test_every_kind_of_input_and_answer(
         (["read_region", "a.png", "--input", "1,2,3"], 1, "shape [3]"),
         (["read_region", "a.png", "--input", "0,0,900,10"], 1, "leaves the image"),
         (["caption", "nowhere.png", "more/*.gif", "more/none"], 1, "nowhere.png does not exist"),
-        (["caption", "a.png", "--resume"], 2, "--resume needs --save"),
+        (["caption", "a.png", "--resume"], 2, "--resume needs --out"),
     ],
 )
 def test_what_cannot_be_asked_is_said_before_or_at_the_image(
@@ -131,7 +132,7 @@ def test_what_cannot_be_asked_is_said_before_or_at_the_image(
     monkeypatch.chdir(photos)
     if arguments[:1] == ["od"] and "--input" in arguments:
         arguments = ["detect", *arguments[1:]]
-    assert main(["run", *arguments, "--bundle", str(bundle.folder)]) == code
+    assert main(["run", *arguments, "--model", str(bundle.folder)]) == code
     assert message in capsys.readouterr().err
 
 
@@ -141,7 +142,7 @@ def test_bad_files_are_passed_over_and_listed_at_the_end(
     (photos / "aa.png").write_bytes(b"not an image")
     Image.fromarray(np.zeros((100, 200, 3), np.uint8)).save(photos / "bb.png")  # the engine fails on it
     for batch in ("1", "3", "8"):
-        assert main(["run", "caption", str(photos), "--bundle", str(bundle.folder), "--json", "--batch", batch]) == 1
+        assert main(["run", "caption", str(photos), "--model", str(bundle.folder), "--json", "--batch", batch]) == 1
         shown = capsys.readouterr()
         documents = [json.loads(line) for line in shown.out.splitlines()]
         assert [("error" in document, Path(document["image"]).name) for document in documents] == [
@@ -160,7 +161,7 @@ def test_patterns_reach_as_deep_as_they_say(
     bundle: Bundle, engines: list[FakeBackend], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [str(photos / "**"), str(photos / "a.png"), str(photos)]
-    assert main(["run", "caption", *names, "--bundle", str(bundle.folder), "--json"]) == 0
+    assert main(["run", "caption", *names, "--model", str(bundle.folder), "--json"]) == 0
     assert sorted(Path(document["image"]).name for document in lines(capsys)) == ["a.png", "b.JPG", "c.png", "d.png"]
 
 
@@ -176,7 +177,7 @@ def test_what_is_saved_is_the_document_and_an_annotated_picture(
     bundle: Bundle, engines: list[FakeBackend], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["run", "od", str(photos), "--bundle", str(bundle.folder), "--save", str(out), "--json"]) == 0
+    assert main(["run", "od", str(photos), "--model", str(bundle.folder), "--out", str(out), "--json"]) == 0
     printed = lines(capsys)
     saved = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
     assert saved == printed
@@ -188,12 +189,26 @@ def test_what_is_saved_is_the_document_and_an_annotated_picture(
         assert np.abs(np.asarray(picture, np.int16) - np.asarray(original)).max() > 50
 
 
+def test_names_as_long_as_file_systems_take_are_saved_apart(
+    bundle: Bundle, engines: list[FakeBackend], photos: Path, tmp_path: Path
+) -> None:
+    out, folder = tmp_path / "out", tmp_path / "long"
+    folder.mkdir()
+    for end in "ab":
+        os.link(photos / "a.png", folder / f"{'é' * 125}{end}.png")
+    command = ["run", "caption", str(folder), "--model", str(bundle.folder), "--out", str(out)]
+    assert main(command) == 0
+    assert len(list(out.glob("*.json"))) == len(list(out.glob("*.jpg"))) == 2
+    assert main([*command, "--resume"]) == 0
+    assert len(engines) == 1
+
+
 def test_the_box_that_was_asked_about_is_drawn(
     bundle: Bundle, engines: list[FakeBackend], photos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    question = ["run", "read_region", str(photos / "a.png"), "--input", "30,20,160,80", "--bundle", str(bundle.folder)]
-    assert main([*question, "--save", str(out)]) == 0
+    question = ["run", "read_region", str(photos / "a.png"), "--input", "30,20,160,80", "--model", str(bundle.folder)]
+    assert main([*question, "--out", str(out)]) == 0
     (picture,) = out.glob("*.jpg")
     with Image.open(picture) as drawn:
         shades = np.asarray(drawn.convert("L").resize((drawn.width, drawn.height)), np.int16)
@@ -206,7 +221,7 @@ def test_resume_leaves_out_only_what_is_the_same_question(
     bundle: Bundle, engines: list[FakeBackend], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    base = ["--bundle", str(bundle.folder), "--save", str(out), "--resume", "--json"]
+    base = ["--model", str(bundle.folder), "--out", str(out), "--resume", "--json"]
     assert main(["run", "od", str(photos), *base]) == 0
     first = lines(capsys)
     assert main(["run", "od", str(photos), *base]) == 0
@@ -229,8 +244,8 @@ def test_a_kill_at_any_moment_leaves_nothing_half_done_and_resume_finishes(
     moment: int,
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    arguments = ["run", "od", str(photos), "--bundle", str(bundle.folder), "--json"]
-    assert main([*arguments, "--save", str(whole)]) == 0
+    arguments = ["run", "od", str(photos), "--model", str(bundle.folder), "--json"]
+    assert main([*arguments, "--out", str(whole)]) == 0
     writes = write
     written = 0
 
@@ -246,13 +261,13 @@ def test_a_kill_at_any_moment_leaves_nothing_half_done_and_resume_finishes(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(store, "write", dying)
-    assert main([*arguments, "--save", str(broken)]) == 130
+    assert main([*arguments, "--out", str(broken)]) == 130
     assert "--resume goes on" in capsys.readouterr().err
     left = documents(broken)
     assert left.items() <= documents(whole).items()
     assert all((broken / name).with_suffix(".jpg").exists() for name in left)
     monkeypatch.setattr(store, "write", writes)
-    assert main([*arguments, "--save", str(broken), "--resume"]) == 0
+    assert main([*arguments, "--out", str(broken), "--resume"]) == 0
     assert documents(broken) == documents(whole)
     assert sum(engines[-1].encoded) == 3 - len(left)
     assert sorted(path.name for path in broken.iterdir()) == sorted(path.name for path in whole.iterdir())

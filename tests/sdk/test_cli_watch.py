@@ -16,9 +16,8 @@ import pytest
 from PIL import Image
 
 from florence_edge.bundle import Bundle
-from florence_edge.cli import INTERRUPTED
+from florence_edge.cli import INTERRUPTED, TERMINATED
 from florence_edge.cli.main import main
-from florence_edge.cli.watch import TERMINATED
 from support.fake_backend import FakeBackend
 from support.streams import SlowBackend, picture
 
@@ -54,7 +53,7 @@ def test_options_belong_to_the_task_before_them(
     bundle: Bundle, engines: list[FakeBackend], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--task", "detect", "--input", "red cube", "--input", "cup", "--task", "caption", "--every", "3"]
-    assert main(["watch", str(photos), *arguments, "--bundle", str(bundle.folder), "--json"]) == 0
+    assert main(["watch", str(photos), *arguments, "--model", str(bundle.folder), "--json"]) == 0
     seen = documents(capsys)
     assert [sorted(event["results"]) for event in seen] == [["caption", "detect"], ["detect"], ["detect"]] * 2
     assert seen[0]["results"]["detect"]["classes"] == ["red cube", "cup"]
@@ -65,7 +64,7 @@ def test_options_belong_to_the_task_before_them(
 def test_lines_for_people_and_an_account_at_the_end(
     bundle: Bundle, engines: list[FakeBackend], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["watch", f"{photos}#shelf", "--task", "detect", "--bundle", str(bundle.folder)]) == 0
+    assert main(["watch", f"{photos}#shelf", "--task", "detect", "--model", str(bundle.folder)]) == 0
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 6
     assert shown.out.startswith("shelf 0  ")
@@ -73,11 +72,42 @@ def test_lines_for_people_and_an_account_at_the_end(
     assert shown.err == "florence-edge: shelf: 6 frames, 6 done\n"
 
 
+def test_frames_that_cannot_be_read_are_an_error_where_there_is_nothing_else(
+    bundle: Bundle, engines: list[FakeBackend], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["watch", str(photos), "--task", "detect", "--model", str(bundle.folder)]
+    for index in range(5):
+        (photos / f"{index}.png").write_bytes(b"no picture")
+    assert main(command) == 0
+    assert "photos: 6 frames, 6 done, 5 failed" in capsys.readouterr().err
+    (photos / "5.png").write_bytes(b"no picture")
+    assert main(command) == 1
+    shown = capsys.readouterr()
+    assert shown.out.count("not read: ") == 6
+    assert "photos: 6 frames, 6 done, 6 failed" in shown.err
+    assert "error: none of 6 frames could be answered" in shown.err
+
+
+def test_a_dead_receiver_is_told_instead_of_calling_the_output_complete(
+    bundle: Bundle, engines: list[FakeBackend], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = "http://127.0.0.1:9/"
+    command = ["watch", str(photos), "--task", "detect", "--model", str(bundle.folder), "--sink", dead]
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    begun = time.monotonic()
+    assert main(command) == 1
+    assert time.monotonic() - begun < 6
+    said = capsys.readouterr().err
+    assert "did not take frame 0 in" in said
+    assert "what follows was not sent" in said
+    assert "complete" not in said
+
+
 def test_sinks_and_resume(
     bundle: Bundle, engines: list[FakeBackend], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "answers.jsonl"
-    command = ["watch", str(photos), "--task", "detect", "--bundle", str(bundle.folder), "--sink", str(out)]
+    command = ["watch", str(photos), "--task", "detect", "--model", str(bundle.folder), "--sink", str(out)]
     assert main(command) == 0
     whole = out.read_bytes()
     assert main(command) == 1
@@ -95,7 +125,7 @@ def test_sinks_and_resume(
         (["--task", "detect", "--hz", "1", "--hz", "2"], 2, "--hz is given twice for the task detect"),
         (["--task", "detect", "--resume"], 2, "--resume needs --sink"),
         (["--task", "ground"], 1, "takes a phrase"),
-        (["--task", "detect", "--fps", "0"], 1, "fps is 0.0"),
+        (["--task", "detect", "--fps", "0"], 2, "argument --fps: '0' is no number above 0"),
         (["--task", "detect", "--sink", "x.mp4"], 1, "can be read even when the power fails"),
     ],
 )
@@ -109,7 +139,7 @@ def test_what_does_not_fit_is_said(
     message: str,
 ) -> None:
     try:
-        ended = main(["watch", str(photos), "--bundle", str(bundle.folder), *arguments])
+        ended = main(["watch", str(photos), "--model", str(bundle.folder), *arguments])
     except SystemExit as stop:
         ended = int(str(stop.code))
     assert ended == code
@@ -143,7 +173,7 @@ def test_a_signal_ends_the_run_with_complete_output(
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=stop)
     thread.start()
-    ended = main(["watch", str(listed), "--task", "detect", "--bundle", str(bundle.folder), "--sink", str(out)])
+    ended = main(["watch", str(listed), "--task", "detect", "--model", str(bundle.folder), "--sink", str(out)])
     thread.join()
     shown = capsys.readouterr()
     done = [json.loads(line)["frame"] for line in out.read_text().splitlines()]
@@ -159,7 +189,7 @@ def test_a_signal_ends_the_run_with_complete_output(
 def test_a_budget_says_what_it_cut(
     bundle: Bundle, engines: list[FakeBackend], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["watch", str(photos), "--task", "caption", "--bundle", str(bundle.folder), "--budget-ms", "1"]
+    command = ["watch", str(photos), "--task", "caption", "--model", str(bundle.folder), "--budget-ms", "1"]
     assert main(command) == 0
     rows = capsys.readouterr().out.splitlines()
     assert "cut" not in rows[0]

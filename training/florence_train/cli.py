@@ -7,22 +7,21 @@ the command runs, so that `--help` loads no framework.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from florence_edge.cli.output import add_json, print_json, progress, table
+from florence_edge.cli.options import add_engine, add_json, add_out, positive
+from florence_edge.cli.output import print_json, progress, table
 from florence_edge.errors import InputError
 from florence_edge.files import write
 
 from . import train_command
 from .annotate import cli as annotate_command
+from .data_options import ANNOTATED, add_data, add_limit
 
 if TYPE_CHECKING:
     from florence_edge.model import Florence
     from florence_train.data.load import OnFault
     from florence_train.evaluate import EvalOptions, Report
-
-_SCENES = 200
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,26 +38,17 @@ def _register_eval(subparsers: argparse._SubParsersAction[argparse.ArgumentParse
         help="measure a model on annotated data",
         description="Asks a model everything that annotated data asks and measures the answers.",
     )
-    parser.add_argument(
-        "data",
-        metavar="DATA",
-        help="a .jsonl, COCO or RefCOCO-style file, an ICDAR folder, .tar shards, or tabletop[:val|test]",
-    )
-    parser.add_argument("--model", default="tabletop", help="a bundle folder or the name of a bundled model [tabletop]")
-    parser.add_argument("--backend", default="onnx", help="the engine [onnx]; see florence-edge doctor")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine")
-    parser.add_argument("--task", action="append", default=[], help="ask this task only; may be repeated [all]")
-    parser.add_argument("--images", metavar="DIR", help="where image names lead [the folder of DATA]")
-    parser.add_argument("--limit", type=int, metavar="N", help=f"the first images only [all; {_SCENES} of tabletop]")
+    add_data(parser, what=f"{ANNOTATED}; or rendered scenes: tabletop, tabletop:val, tabletop:test")
+    add_limit(parser)
     parser.add_argument("--skip-faults", action="store_true", help="leave out data with faults instead of refusing")
-    parser.add_argument("--beams", type=int, metavar="N", help="beams of the search, 1 for greedy [the bundle's]")
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="images answered together [%(default)s]")
     parser.add_argument(
         "--resamples", type=int, default=1000, metavar="N", help="bootstrap draws for intervals [%(default)s]"
     )
     parser.add_argument("--worst", type=int, default=5, metavar="N", help="worst answers shown per task [%(default)s]")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.json, report.md and pictures there")
+    add_out(parser, what="write report.json, report.md and pictures there")
     add_json(parser)
+    engine = add_engine(parser)
+    engine.add_argument("--batch", type=positive, default=8, metavar="N", help="images answered together [%(default)s]")
     parser.set_defaults(run=run_eval)
 
 
@@ -68,11 +58,7 @@ def _register_validate(subparsers: argparse._SubParsersAction[argparse.ArgumentP
         help="list what is wrong with annotated data",
         description="Reads annotated data as training would, counts its examples and lists every fault with its place.",
     )
-    parser.add_argument(
-        "data", metavar="DATA", help="a .jsonl, COCO or RefCOCO-style file, an ICDAR folder, or .tar shards"
-    )
-    parser.add_argument("--images", metavar="DIR", help="where image names lead [the folder of DATA]")
-    parser.add_argument("--task", action="append", default=[], help="ask this task only; may be repeated")
+    add_data(parser)
     parser.add_argument("--headers", action="store_true", help="do not decode images: faster, misses damaged ones")
     add_json(parser)
     parser.set_defaults(run=run_validate)

@@ -7,7 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from florence_edge.cli.output import add_json, print_json, progress, size, table
+from florence_edge.cli import INTERRUPTED
+from florence_edge.cli.options import add_json, positive
+from florence_edge.cli.output import print_json, progress, table
+from florence_edge.units import size
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -25,8 +28,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a TOML file, see training/recipes/")
     parser.add_argument("out", metavar="OUT", type=Path, help="the run's folder; the result is OUT/checkpoint")
-    parser.add_argument("--until", type=int, metavar="STEP", help="end this call there [the recipe's last step]")
-    parser.add_argument("--device", default="auto", help="torch device [a GPU where there is one, else cpu]")
+    parser.add_argument("--until", type=positive, metavar="STEP", help="end this call there [the recipe's last step]")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="torch device: cpu, cuda, cuda:1 [a GPU if there is one, else cpu]",
+    )
     parser.add_argument(
         "--bundle",
         nargs="?",
@@ -45,7 +53,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    """`florence-edge train`; 0 also when the run was interrupted and saved."""
+    """`florence-edge train`; `INTERRUPTED` when a signal ended it before its last step, saved."""
     from .recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe)
@@ -105,7 +113,7 @@ def _train(recipe: Recipe, arguments: argparse.Namespace) -> int:
     else:
         state = "finished" if outcome.finished else f"saved after step {outcome.step}; run the same command to go on"
         print(f"{state}: {result.get('bundle', result['checkpoint'])}")
-    return 0
+    return 0 if outcome.finished or outcome.step >= steps else INTERRUPTED
 
 
 def _note(line: dict[str, float]) -> str:

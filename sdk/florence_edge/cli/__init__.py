@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from florence_edge.errors import InputError
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
-"""Exit codes beside 0: an error, a wrong command line, Ctrl-C (128 + SIGINT, as shells have it)."""
+FAILED, USAGE, SLOWER, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
+"""Exit codes beside 0, as `EXIT_CODES` explains them; those of signals are 128 + their number, as shells have it."""
+EXIT_CODES = """exit codes:
+  0    done, and nothing was found wrong
+  1    failed, or something was found wrong; stderr says what
+  2    the command line cannot be understood
+  3    bench --compare: something got slower
+  130  stopped before the end, by Ctrl-C say; what was finished is kept
+  143  the same of watch, by SIGTERM"""
 
 
 class UsageError(InputError):

@@ -21,6 +21,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from florence_edge.bundle import PICTURE, Bundle, bundled_names
+from florence_edge.drawing.asked import annotated
+from florence_edge.drawing.scene import scene
 from florence_edge.errors import BundleError, InputError
 from florence_edge.files import write
 from florence_edge.geometry import Float32Array
@@ -31,9 +33,8 @@ from florence_edge.results import Detections, Quads, Result, Text
 from florence_edge.tasks import TASKS, InputKind, Task
 
 from .demo_page import Answer, page
-from .demo_scene import scene
-from .output import add_json, print_json, progress, table
-from .pictures import annotated
+from .options import MODEL, add_engine, add_json
+from .output import print_json, progress, table
 from .show import content, score, short
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
     from .main import Subparsers
 
-MODEL = "tabletop"
 MODELS_GROUP = "florence_edge.demo_models"
 _FIXED = 40
 """Columns of the table that are not the input or the answer."""
@@ -60,18 +60,17 @@ def register(subparsers: Subparsers) -> None:
         description="Runs all fifteen tasks on one image; writes annotated pictures, results.json and index.html.",
     )
     parser.add_argument("out", metavar="OUT", nargs="?", type=Path, default=Path("demo"), help="folder to write [demo]")
-    parser.add_argument("--bundle", help=f"a bundle folder or a bundled name [{MODEL}]")
-    parser.add_argument("--image", type=Path, help="an image of your own")
-    parser.add_argument("--backend", default="onnx", help="the engine [onnx]")
+    parser.add_argument("--image", type=Path, metavar="IMAGE", help="an image of your own [the model's]")
     add_json(parser)
-    parser.set_defaults(run=run)
+    add_engine(parser, beams=False)
+    parser.set_defaults(run=run, model=None)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the demo and prints a table with timings."""
-    with _bundle(arguments.bundle) as (bundle, knows):
+    with _bundle(arguments.model) as (bundle, knows):
         start = perf_counter()
-        with Florence.load(bundle, backend=arguments.backend) as model:
+        with Florence.load(bundle, backend=arguments.backend, threads=arguments.threads) as model:
             loaded = (perf_counter() - start) * 1e3
             picture = _picture(arguments.image, bundle)
             answers, encoded = ask_everything(model, picture, knows)
@@ -129,7 +128,7 @@ def _bundle(source: str | None) -> Iterator[tuple[Bundle, bool]]:
     makers = sorted(entry_points(group=MODELS_GROUP), key=lambda entry: entry.name)
     if not makers:
         raise BundleError(
-            "no package here can make a random model either; give --bundle, or: pip install 'florence-edge[convert]'"
+            "no package here can make a random model either; give --model, or: pip install 'florence-edge[convert]'"
         )
     with tempfile.TemporaryDirectory(prefix="florence-edge-demo-") as folder:
         yield Bundle.open(makers[0].load()(Path(folder) / "random")), False

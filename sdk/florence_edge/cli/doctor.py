@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from florence_edge.backends.registry import Availability, available, open_backend
 from florence_edge.bundle import Bundle, bundled_names
 from florence_edge.errors import FlorenceError
+from florence_edge.health.checks import EXTRAS, PACKAGE, Check, State, interpreter, libraries, machine
+from florence_edge.health.nvidia import engines, jetson
 
 from . import FAILED
-from .checks import EXTRAS, PACKAGE, Check, State, interpreter, libraries, machine
-from .nvidia import engines, jetson
-from .output import add_json, print_json, table
+from .options import add_json, add_model
+from .output import print_json, table
 
 if TYPE_CHECKING:
     from .main import Subparsers
@@ -29,14 +30,14 @@ def register(subparsers: Subparsers) -> None:
         help="check this machine: libraries, devices, backends",
         description="Checks Python, libraries, devices and backends; exit code 1 when something is wrong.",
     )
-    parser.add_argument("--bundle", help="open the backends with this bundle instead of a bundled one")
+    add_model(parser, default=None, what="open the backends with this bundle [a bundled one]")
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the report; wrong is what is broken or outside its supported range, not what is merely not installed."""
-    report = [*interpreter(), *libraries(), *machine(), *jetson(), *engines(), *backends(arguments.bundle)]
+    report = [*interpreter(), *libraries(), *machine(), *jetson(), *engines(), *backends(arguments.model)]
     wrong = [check for check in report if check.state == "wrong"]
     if arguments.json:
         print_json({"healthy": not wrong, "checks": [asdict(check) for check in report]})

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from florence_edge.bundle import Bundle
 from florence_edge.card import facts
+from florence_edge.units import size
 
-from .output import add_json, print_json, size, table
+from .options import A_BUNDLE, MODEL, add_json
+from .output import print_json, table
 
 if TYPE_CHECKING:
     from .main import Subparsers
@@ -20,9 +22,7 @@ _SEARCH = ("beams", "no_repeat_ngram", "early_stopping", "length_penalty")
 def register(subparsers: Subparsers) -> None:
     """Adds the command."""
     parser = subparsers.add_parser("info", help="show what a bundle holds", description="Shows what a bundle holds.")
-    parser.add_argument(
-        "bundle", metavar="BUNDLE", nargs="?", default="tabletop", help="a bundle folder or a bundled name"
-    )
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", default=MODEL, help=f"{A_BUNDLE} [{MODEL}]")
     add_json(parser)
     parser.set_defaults(run=run)
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from florence_edge._version import __version__
 from florence_edge.errors import FlorenceError
 
-from . import FAILED, INTERRUPTED, USAGE, UsageError
+from . import EXIT_CODES, FAILED, INTERRUPTED, USAGE, UsageError
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction["Parser"]
@@ -53,6 +53,10 @@ class Parser(argparse.ArgumentParser):
     notes: tuple[str, ...] = ()
     _intermixed = False
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # as argparse has it
+        """As argparse, but options are not abbreviated: a new one must never change what a script means."""
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, but options may stand between file names, and what is left over is an error of this command."""
         if self._subparsers is not None or self._intermixed:
@@ -63,7 +67,9 @@ class Parser(argparse.ArgumentParser):
         finally:
             self._intermixed = False
         if left:
-            self.error(f"unrecognized arguments: {' '.join(left)}")
+            option = left[0].partition("=")[0]
+            close = difflib.get_close_matches(option, self._option_string_actions, n=1)
+            self.error(f"unrecognized arguments: {' '.join(left)}{f'; did you mean {close[0]}?' if close else ''}")
         return known, left
 
     def _get_formatter(self) -> argparse.HelpFormatter:
@@ -101,9 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print_anything() -> None:
-    """Lets file names that are no Unicode, and terminals that know ASCII only, cost a character and not the command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    """Lets names that are no Unicode, terminals that know ASCII only, and closed streams not cost the command."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # the shell closed it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -116,7 +125,7 @@ def build_parser(given: Sequence[str]) -> Parser:
         importlib.import_module(f".{name}", __package__).register(subparsers)
     if not (given and given[0] in OWN):
         parser.notes = tuple(_register_others(subparsers))
-        parser.epilog = " ".join(parser.notes)
+    parser.epilog = "\n\n".join([EXIT_CODES, *parser.notes])
     _suggest(parser, given, tuple(subparsers.choices))
     return parser
 

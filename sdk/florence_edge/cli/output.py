@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import codecs
 import json
 import sys
@@ -10,25 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-_UNITS = ("B", "KiB", "MiB", "GiB")
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Adds `--json`."""
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Prints strict JSON; non-ASCII characters are kept where the output is UTF-8."""
     unicode = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
     print(json.dumps(value, indent=indent, ensure_ascii=not unicode, allow_nan=False), flush=indent is None)
-
-
-def positive(text: str) -> int:
-    """An option's value that is 1 or more."""
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
-    return int(text)
 
 
 def table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = (), right: Iterable[int] = ()) -> str:
@@ -52,14 +37,6 @@ def table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = (), right
     if header:
         lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
-
-
-def size(count: int) -> str:
-    """A number of bytes for people: `8.4 MiB`."""
-    value, unit = float(count), 0
-    while value >= 1024 and unit < len(_UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{value:.1f} {_UNITS[unit]}" if unit else f"{count} B"
 
 
 class Progress(Protocol):

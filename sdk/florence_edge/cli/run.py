@@ -13,12 +13,13 @@ from florence_edge.card import identity
 from florence_edge.errors import FlorenceError, RunError, listing
 from florence_edge.model import Florence
 from florence_edge.options import SearchOptions
-from florence_edge.prompts import read_input
+from florence_edge.prompts import read_question
 from florence_edge.stream.pictures import expand
-from florence_edge.tasks import FREE_PROMPT, TASKS, InputKind, find
+from florence_edge.tasks import FREE_PROMPT, TASKS, InputKind
 
 from . import INTERRUPTED, UsageError
-from .output import add_json, positive, print_json, progress
+from .options import add_engine, add_json, add_out, positive
+from .output import print_json, progress
 from .show import show, summary
 from .store import Store
 
@@ -57,35 +58,29 @@ def register(subparsers: Subparsers) -> None:
         metavar="TEXT",
         help="the phrase; class names, repeated or with commas; a box as x1,y1,x2,y2 in pixels",
     )
-    parser.add_argument(
-        "--bundle", default="tabletop", help="a bundle folder or the name of a bundled model [tabletop]"
-    )
-    parser.add_argument("--backend", default="onnx", help="the engine [onnx]; see florence-edge doctor")
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the engine")
-    parser.add_argument("--beams", type=positive, metavar="N", help="beams of the search, 1 for greedy [the bundle's]")
-    parser.add_argument("--max-new-tokens", type=positive, metavar="N", help="limit of an answer's length [the task's]")
-    parser.add_argument("--constrained", action="store_true", help="let only well-formed answers come out")
-    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images answered together [1]")
-    parser.add_argument("--save", type=Path, metavar="DIR", help="write a JSON document and a picture per image there")
-    parser.add_argument("--resume", action="store_true", help="with --save: leave out what an earlier run finished")
+    add_out(parser, "--save", what="write a JSON document and a picture per image there")
+    parser.add_argument("--resume", action="store_true", help="with --out: leave out what an earlier run finished")
     add_json(parser)
+    engine = add_engine(parser)
+    engine.add_argument("--max-new-tokens", type=positive, metavar="N", help="limit of an answer's length [the task's]")
+    engine.add_argument("--constrained", action="store_true", help="let only well-formed answers come out")
+    engine.add_argument("--batch", type=positive, default=1, metavar="N", help="images answered together [1]")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Answers for every image; goes on past bad ones, which are listed at the end with exit code 1."""
-    if arguments.resume and arguments.save is None:
-        raise UsageError("--resume needs --save: what was finished is known from the documents there")
-    task = find(arguments.task, with_input=bool(arguments.input))
-    given = read_input(task, arguments.input or [])
+    if arguments.resume and arguments.out is None:
+        raise UsageError("--resume needs --out: what was finished is known from the documents there")
+    task, given = read_question(arguments.task, arguments.input or [])
     images = expand(arguments.images)
-    bundle = Bundle.open(arguments.bundle)
+    bundle = Bundle.open(arguments.model)
     search = SearchOptions(
         beams=arguments.beams,
         max_new_tokens=arguments.max_new_tokens,
         constrained=arguments.constrained or None,
     )
-    store = Store(arguments.save, task, given, search, identity(bundle))
+    store = Store(arguments.out, task, given, search, identity(bundle))
     finished = {image: found for image in images if (found := store.find(image))} if arguments.resume else {}
     for document in finished.values():
         _tell(arguments, document, f"{document['image']}: done before")
@@ -96,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
             with Florence.load(bundle, backend=arguments.backend, threads=arguments.threads) as model:
                 _work(arguments, model, store, todo, faults)
     except KeyboardInterrupt:
-        print(f"florence-edge: interrupted{'; --resume goes on from here' if arguments.save else ''}", file=sys.stderr)
+        print(f"florence-edge: interrupted{'; --resume goes on from here' if arguments.out else ''}", file=sys.stderr)
         return INTERRUPTED
     if faults:
         raise RunError(listing(f"{len(faults)} of {len(images)} images failed:", faults))
@@ -121,7 +116,7 @@ def _work(
                     faults.append(str(answer) if str(image) in str(answer) else f"{image}: {answer}")
                     _tell(arguments, {"image": str(image), "error": str(answer)}, f"{image}: failed")
                     continue
-                if arguments.save is not None:
+                if arguments.out is not None:
                     store.save(image, answer)
                 _tell(arguments, store.document(image, answer), f"{image}: {summary(answer)}\n{show(answer)}\n")
             bar.advance(len(chunk), chunk[-1].name)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from florence_edge.bundle import PICTURE, Bundle
 from florence_edge.errors import InputError
 from florence_edge.model import Florence
-from florence_edge.prompts import read_input
+from florence_edge.prompts import read_question
 from florence_edge.stream import Ask, open_source
 from florence_edge.stream.uris import examples
-from florence_edge.tasks import find
+
+from .options import A_BUNDLE, MODEL, above_zero, add_engine, add_json, positive
+from .output import print_json
 
 if TYPE_CHECKING:
     from .main import Subparsers
@@ -42,7 +44,7 @@ def register(subparsers: Subparsers) -> None:
         description="Serves a model: a page to look at a camera or an uploaded picture, and a JSON API.",
         epilog=_EPILOG,
     )
-    parser.add_argument("model", metavar="MODEL", help="a bundle folder or the name of a bundled model, as tabletop")
+    parser.add_argument("model", metavar="BUNDLE", help=f"{A_BUNDLE}, as {MODEL}")
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="a camera or a recording to look at, see below")
     parser.add_argument("--task", default="detect", metavar="TASK", help="asked about the source at first [detect]")
     parser.add_argument("--input", action="append", default=[], metavar="TEXT", help="of that task; as in run")
@@ -52,11 +54,11 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="also answer under this name; repeat"
     )
-    parser.add_argument("--places", type=int, default=8, metavar="N", help="requests that may wait or run [8]")
-    parser.add_argument("--max-mb", type=float, default=16.0, metavar="N", help="size of an upload in MiB [16]")
-    parser.add_argument("--max-megapixels", type=float, default=40.0, metavar="N", help="size of a picture [40]")
-    parser.add_argument("--backend", default="onnx", help="the engine [onnx]; see florence-edge doctor")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine")
+    parser.add_argument("--places", type=positive, default=8, metavar="N", help="requests that may wait or run [8]")
+    parser.add_argument("--max-mb", type=above_zero, default=16.0, metavar="MIB", help="size of an upload in MiB [16]")
+    parser.add_argument("--max-megapixels", type=above_zero, default=40.0, metavar="N", help="size of a picture [40]")
+    add_json(parser)
+    add_engine(parser, model="", beams=False)
     parser.set_defaults(run=run)
 
 
@@ -73,14 +75,17 @@ def run(arguments: argparse.Namespace) -> int:
         max_bytes=round(arguments.max_mb * 2**20),
         max_pixels=round(arguments.max_megapixels * 1e6),
     )
-    row = find(arguments.task, with_input=bool(arguments.input))
-    ask = Ask(arguments.task, read_input(row, arguments.input), name=row.name)
+    row, given = read_question(arguments.task, arguments.input)
+    ask = Ask(row.token, given, name=row.name)
     camera = None if arguments.source is None else Camera(open_source(arguments.source), ask)
     bundle = Bundle.open(arguments.model)
     sample = bundle.path(PICTURE) if PICTURE in bundle.manifest.files else None
     logging.basicConfig(level=logging.WARNING, format="florence-edge: %(message)s", stream=sys.stderr)
 
     def started(address: str) -> None:
+        if arguments.json:
+            print_json({"address": address, "needs_token": options.token is not None}, indent=None)
+            return
         print(f"florence-edge: {address}{'' if options.token is None else '#token=TOKEN'} (Ctrl-C stops)", flush=True)
 
     with Florence.load(bundle, backend=arguments.backend, threads=arguments.threads) as model:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from florence_edge.drawing.asked import annotated
 from florence_edge.files import write
 from florence_edge.options import SearchOptions
 from florence_edge.prompts import TaskInput
 from florence_edge.results import Result
 from florence_edge.tasks import Task
 
-from .pictures import annotated
+_STEM_BYTES = 180
+"""What is kept of an image's name: file systems take names of 255 bytes, and the task, a key and suffixes follow."""
 
 
 @dataclass(frozen=True)
@@ -68,4 +71,5 @@ class Store:
         identity = [str(image.resolve()), state.st_size, state.st_mtime_ns, self.bundle]
         asked = [self.task.token, self.given, asdict(self.search)]
         key = hashlib.sha256(json.dumps([identity, asked]).encode("utf-8")).hexdigest()[:12]
-        return self.folder / f"{image.stem}.{self.task.name}.{key}.json"
+        stem = os.fsdecode(os.fsencode(image.stem)[:_STEM_BYTES])
+        return self.folder / f"{stem}.{self.task.name}.{key}.json"

@@ -11,24 +11,22 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from florence_edge.bundle import Bundle
+from florence_edge.errors import RunError
 from florence_edge.model import Florence
 from florence_edge.options import SearchOptions
-from florence_edge.prompts import read_input
+from florence_edge.prompts import read_question
 from florence_edge.results import Result
 from florence_edge.stream import Ask, Counts, Event, Reconnect, StreamOptions, Watch, watch
 from florence_edge.stream.asks import as_asks
 from florence_edge.stream.uris import examples
-from florence_edge.tasks import find
 
-from . import INTERRUPTED, UsageError
-from .output import add_json, positive, print_json
+from . import INTERRUPTED, TERMINATED, UsageError
+from .options import above_zero, add_engine, add_json, positive
+from .output import print_json
 from .show import content
 
 if TYPE_CHECKING:
     from .main import Subparsers
-
-TERMINATED = 143
-"""Exit code after SIGTERM (128 + 15, as shells have it)."""
 
 _BREAK = "\n  "
 _EPILOG = f"""sources:
@@ -127,25 +125,31 @@ def register(subparsers: Subparsers) -> None:
         "--hz",
         dest="task_hz",
         action=_Task,
-        type=float,
+        type=above_zero,
         metavar="HZ",
         help="so many times a second, of the task before it",
     )
     parser.add_argument(
         "--sink", action="append", default=[], metavar="SINK", help="where answers go, see below; repeat"
     )
-    parser.add_argument("--fps", type=float, metavar="N", help="look at so many frames per second of capture time")
-    parser.add_argument("--duration", type=float, metavar="S", help="stop after so many seconds")
-    parser.add_argument("--budget-ms", type=float, metavar="N", help="time of the engine per frame; says what it cut")
-    parser.add_argument("--resume", action="store_true", help="go on where the sinks end")
-    parser.add_argument("--patience", type=float, metavar="S", help="give a lost camera up after so many seconds [300]")
     parser.add_argument(
-        "--bundle", default="tabletop", help="a bundle folder or the name of a bundled model [tabletop]"
+        "--fps", type=above_zero, metavar="HZ", help="look at so many frames per second of capture time [all]"
     )
-    parser.add_argument("--backend", default="onnx", help="the engine [onnx]; see florence-edge doctor")
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the engine")
-    parser.add_argument("--beams", type=positive, metavar="N", help="beams of the search, 1 for greedy [the bundle's]")
+    parser.add_argument(
+        "--duration", type=above_zero, metavar="S", help="stop after so many seconds [the source's end]"
+    )
+    parser.add_argument(
+        "--budget-ms", type=above_zero, metavar="MS", help="time of the engine per frame; says what it cut"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on where the sinks end")
+    parser.add_argument(
+        "--patience", type=above_zero, metavar="S", help="give a lost camera up after so many seconds [300]"
+    )
+    parser.add_argument(
+        "--silence", type=above_zero, metavar="S", help="a camera silent for so long counts as lost [20]"
+    )
     add_json(parser)
+    add_engine(parser)
     parser.set_defaults(run=run, tasks=None)
 
 
@@ -154,41 +158,51 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.resume and not arguments.sink:
         raise UsageError("--resume needs --sink: where to go on is known from what a sink holds")
     asks = _asks(arguments)
-    patience = {} if arguments.patience is None else {"patience_s": arguments.patience}
+    waits = {"patience_s": arguments.patience, "silence_s": arguments.silence}
     options = StreamOptions(
         fps=arguments.fps,
         duration_s=arguments.duration,
         budget_ms=arguments.budget_ms,
         resume=arguments.resume,
-        reconnect=Reconnect(**patience),
+        reconnect=Reconnect(**{name: value for name, value in waits.items() if value is not None}),
         note=_say,
     )
-    bundle = Bundle.open(arguments.bundle)
+    bundle = Bundle.open(arguments.model)
     stop = _Stop()
     with stop.installed(), Florence.load(bundle, backend=arguments.backend, threads=arguments.threads) as model:
         events = watch(model, arguments.sources, asks, sinks=arguments.sink, options=options)
         try:
             with events:
-                code = _follow(events, stop, as_json=arguments.json, kept=bool(arguments.sink))
-            if not any(count.captured for count in events.counts.values()):
-                _say("no new frames")
-            return code
+                ended = _follow(events, stop, as_json=arguments.json)
+            if ended is not None:
+                code, word = ended
+                _say(f"{word}; what was answered is complete{', --resume goes on from here' * bool(arguments.sink)}")
+                return code
+            _check(events.counts)
+            return 0
         finally:
             for line in _account(events.counts):
                 _say(line)
 
 
-def _follow(events: Watch, stop: _Stop, *, as_json: bool, kept: bool) -> int:
-    """Prints events until there are no more or somebody stops it; returns the exit code."""
+def _follow(events: Watch, stop: _Stop, *, as_json: bool) -> tuple[int, str] | None:
+    """Prints events until there are no more; the exit code and a word for it when somebody stops it before."""
     try:
         for event in events:
             _tell(event, as_json=as_json)
             stop.check()
     except KeyboardInterrupt:
-        code, word = stop.endings[stop.number or signal.SIGINT]
-        _say(f"{word}; what was answered is complete{', --resume goes on from here' if kept else ''}")
-        return code
-    return 0
+        return stop.endings[stop.number or signal.SIGINT]
+    return None
+
+
+def _check(counts: Mapping[str, Counts]) -> None:
+    """Says that nothing was new; raises `RunError` when there was something and nothing of it could be answered."""
+    done, failed = (sum(getattr(count, name) for count in counts.values()) for name in ("done", "failed"))
+    if not any(count.captured for count in counts.values()):
+        _say("no new frames")
+    if 0 < done == failed:
+        raise RunError(f"none of {done} frame{'s' * (done > 1)} could be answered; each said why")
 
 
 def _asks(arguments: argparse.Namespace) -> Sequence[Ask]:
@@ -199,7 +213,7 @@ def _asks(arguments: argparse.Namespace) -> Sequence[Ask]:
     return as_asks(
         Ask(
             given["task"],
-            read_input(find(given["task"], with_input=bool(given["input"])), given["input"]),
+            read_question(given["task"], given["input"])[1],
             every=given.get("every", 1),
             hz=given.get("hz"),
             search=search,

@@ -9,23 +9,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from florence_edge.cli.output import add_json, print_json, progress, table
+from florence_edge.cli import INTERRUPTED, UsageError
+from florence_edge.cli.options import A_BUNDLE, MODEL, add_engine, add_json, add_out, positive
+from florence_edge.cli.output import print_json, progress, table
 from florence_edge.errors import InputError, listing
 from florence_edge.tasks import TASKS, find
+from florence_train.data_options import add_data, add_limit
 
 if TYPE_CHECKING:
     from .filters import Filter
     from .plan import Plan
 
 _FILTERS = """filters, taken in the order given; NAME=VALUE@TASK,TASK is for some tasks alone:
-  finished            answers that the model ended itself, without malformed pieces
-  confidence=0.5      scores of at least so much; calibrate the bundle first, or look at report.md
-  nms=0.7             of boxes with one label that overlap more (IoU) the best scored
-  agreement=0.5       regions that another task confirms: IoU of at least so much, labels that fit
-  area=0.001..0.9     boxes by their share of the image
-  blacklist           phrases that name nothing; blacklist=it|thing or blacklist=FILE for others
-  words=3..60         captions by their length
-  objects=1..12       captions by the number of things they name
+  finished         answers that the model ended itself, well formed
+  confidence=0.5   scores of at least so much; calibrate first, or see report.md
+  nms=0.7          of boxes of one label that overlap more (IoU), the best
+  agreement=0.5    regions that another task confirms: IoU of at least so much
+  area=0.001..0.9  boxes by their share of the image
+  blacklist        drops what names nothing; blacklist=it|thing, blacklist=FILE
+  words=3..60      captions by their length
+  objects=1..12    captions by the number of things they name
 
 Tasks that take an input get it from another task's answers (regions from detect, captions for ground), or from --input.
 A command that was stopped goes on where it was; other filters over the same answers need no model."""
@@ -47,7 +50,7 @@ def _register_annotate(subparsers: argparse._SubParsersAction[argparse.ArgumentP
     )
     _add_labelling(parser)
     parser.add_argument("--clean", type=Path, metavar="JSONL", help="labels of people; writes DIR/merged.jsonl too")
-    parser.add_argument("--ray", type=int, metavar="N", help="label with N workers of a Ray cluster (extra ray)")
+    parser.add_argument("--ray", type=positive, metavar="N", help="label with N workers of a Ray cluster (extra ray)")
     add_json(parser)
     parser.set_defaults(run=run_annotate)
 
@@ -65,7 +68,7 @@ def _register_iterate(subparsers: argparse._SubParsersAction[argparse.ArgumentPa
     _add_labelling(parser)
     parser.add_argument("--clean", type=Path, metavar="JSONL", required=True, help="labels of people, which always win")
     parser.add_argument("--test", metavar="DATA", help="what each round's model is measured on")
-    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="[%(default)s]")
+    parser.add_argument("--rounds", type=positive, default=1, metavar="N", help="how often [%(default)s]")
     add_json(parser)
     parser.set_defaults(run=run_iterate)
 
@@ -77,43 +80,35 @@ def _register_calibrate(subparsers: argparse._SubParsersAction[argparse.Argument
         description="Fits a rising curve per task on data that the model was not trained on, and writes it into the "
         "bundle's manifest. Rankings, and so average precision, stay as they are.",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a bundle folder")
-    parser.add_argument("data", metavar="DATA", help="as for florence-edge eval")
-    parser.add_argument("--task", action="append", default=[], help="ask this task only; may be repeated [all]")
-    parser.add_argument("--images", metavar="DIR", help="where image names lead [the folder of DATA]")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first images only [all; 200 of tabletop]")
-    parser.add_argument("--beams", type=int, metavar="N", help="beams of the search, 1 for greedy [the bundle's]")
-    parser.add_argument("--backend", default="onnx", help="the engine [onnx]; see florence-edge doctor")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine")
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle folder, which is written to")
+    add_data(parser, what="as for florence-edge eval")
+    add_limit(parser)
     parser.add_argument("--dry-run", action="store_true", help="measure, but leave the bundle as it is")
     add_json(parser)
+    add_engine(parser, model="")
     parser.set_defaults(run=run_calibrate)
 
 
 def _add_labelling(parser: argparse.ArgumentParser) -> None:
     """What `annotate` and `iterate` share: what is labelled, with what, how."""
     parser.add_argument("source", metavar="SOURCE", help="a folder, pattern, list, video, bag, or shards ('*.tar')")
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="where everything is written")
+    add_out(parser, "--output", what="where everything is written", required=True)
     parser.add_argument(
-        "--model", default="tabletop", help="a bundle folder, the name of a bundled model, or a checkpoint [tabletop]"
+        "--task", action="append", dest="tasks", metavar="TASK", help="as in florence-edge run, or all; repeat"
     )
+    parser.add_argument("--tasks", action="extend", nargs="+", help=argparse.SUPPRESS)  # the name it had before
     parser.add_argument(
-        "--tasks",
-        nargs="+",
-        metavar="TASK",
-        required=True,
-        help="names, tokens or methods, as in florence-edge run; or all",
-    )
-    parser.add_argument(
-        "--input", action="append", default=[], metavar="TASK=TEXT", help="the input of a task, such as detect=cup,bowl"
+        "--input", action="append", default=[], metavar="TASK=TEXT", help="the input of a task, as in detect=cup,bowl"
     )
     parser.add_argument("--filter", action="append", default=[], metavar="FILTER", help="see below; repeat")
     parser.add_argument(
-        "--most", type=int, default=32, metavar="N", help="inputs taken from one image's answers per task [%(default)s]"
+        "--most",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="inputs taken from one image's answers per task [%(default)s]",
     )
-    parser.add_argument("--beams", type=int, metavar="N", help="beams of the search, 1 for greedy [the bundle's]")
-    parser.add_argument("--backend", default="onnx", help="the engine of a bundle [onnx]; see florence-edge doctor")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine")
+    add_engine(parser, model=f"{A_BUNDLE}, or a checkpoint [{MODEL}]")
 
 
 def run_annotate(arguments: argparse.Namespace) -> int:
@@ -128,7 +123,7 @@ def run_annotate(arguments: argparse.Namespace) -> int:
 
         opening = Opening(arguments.model, arguments.backend, arguments.threads)
         report = annotate_on_ray(
-            opening, arguments.source, out=arguments.output, plan=plan, filters=filters, workers=arguments.ray
+            opening, arguments.source, out=arguments.out, plan=plan, filters=filters, workers=arguments.ray
         )
     else:
         with (
@@ -136,21 +131,21 @@ def run_annotate(arguments: argparse.Namespace) -> int:
             progress(_count(arguments.source), "annotate") as bar,
         ):
             report = annotate(
-                model, arguments.source, out=arguments.output, plan=plan, filters=filters, on_image=bar.advance
+                model, arguments.source, out=arguments.out, plan=plan, filters=filters, on_image=bar.advance
             )
     values: dict[str, Any] = report.to_dict()
     if arguments.clean is not None:
-        merged = merge(arguments.clean, arguments.output / LABELS, out=arguments.output / "merged.jsonl")
+        merged = merge(arguments.clean, arguments.out / LABELS, out=arguments.out / "merged.jsonl")
         values["merged"] = vars(merged)
     if arguments.json:
         print_json(values)
     else:
-        print(_told(values, arguments.output))
+        print(_told(values, arguments.out))
     return 1 if report.faults else 0
 
 
 def run_iterate(arguments: argparse.Namespace) -> int:
-    """`florence-edge iterate`; rounds that a signal cut short are gone on with by the same command."""
+    """`florence-edge iterate`; `INTERRUPTED` when a signal cut it short, and the same command goes on."""
     from florence_train.data import load
     from florence_train.evaluate import evaluate
     from florence_train.evaluate.run import WITHOUT_INTERVALS
@@ -159,13 +154,15 @@ def run_iterate(arguments: argparse.Namespace) -> int:
     from .iterate import Labelling, iterate
 
     plan, filters = _labelling(arguments)
-    labelling = Labelling(arguments.source, plan, arguments.clean, filters)
+    labelling = Labelling(
+        arguments.source, plan, arguments.clean, filters, backend=arguments.backend, threads=arguments.threads
+    )
     test = load(arguments.test, check="header") if arguments.test else None
     rounds = []
     for done in iterate(
         load_recipe(arguments.recipe),
         labelling,
-        out=arguments.output,
+        out=arguments.out,
         model=arguments.model,
         rounds=arguments.rounds,
         measure=None if test is None else partial(evaluate, data=test, options=WITHOUT_INTERVALS),
@@ -181,6 +178,7 @@ def run_iterate(arguments: argparse.Namespace) -> int:
         print(table(rows, header=("metric", *(f"round {done.number}" for done in rounds))))
     if len(rounds) < arguments.rounds:
         _say("stopped; the same command goes on")
+        return INTERRUPTED
     return 0
 
 
@@ -226,19 +224,22 @@ def _labelling(arguments: argparse.Namespace) -> tuple[Plan, tuple[Filter, ...]]
     from .filters import read_filters
     from .plan import Plan
 
+    if not arguments.tasks:
+        raise UsageError("no --task is given; for example: --task detect --task caption, or --task all")
     inputs: dict[str, list[str]] = {}
     faults = []
     for text in arguments.input:
         task, separator, value = text.partition("=")
-        inputs.setdefault(find(task, with_input=True).token, []).append(value)
-        if not separator:
-            faults.append(f"--input {text!r} is not TASK=TEXT")
+        if separator:
+            inputs.setdefault(find(task, with_input=True).token, []).append(value)
+        else:
+            faults.append(f"--input {text!r} is not TASK=TEXT, as in detect=cup,bowl")
     names = [task.token for task in TASKS] if arguments.tasks == ["all"] else arguments.tasks
     rows = [find(name, with_input=find(name, with_input=True).token in inputs) for name in names]
     asked = {row.token for row in rows}
     faults += [f"--input is given for {token}, which is not asked" for token in inputs if token not in asked]
     if faults:
-        raise InputError(listing("these inputs cannot be used:", faults))
+        raise UsageError(listing("these inputs cannot be used:", faults))
     tasks = [(row.token, read_input(row, inputs[row.token])) if row.token in inputs else row.token for row in rows]
     search = None if arguments.beams is None else SearchOptions(beams=arguments.beams)
     return Plan.of(tasks, most=arguments.most, search=search), read_filters(arguments.filter)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .output import size
+from florence_edge.units import size
 
 State = Literal["ok", "absent", "wrong", "fact"]
 """`absent` is something optional that is not there; only `wrong` makes the doctor's exit code 1."""
@@ -43,6 +43,7 @@ class Check:
 PACKAGE = "florence-edge"
 EXTRAS = {
     "onnx": "run models on a CPU",
+    "openvino": "run models faster on Intel and AMD CPUs, and on Intel GPUs",
     "video": "cameras and video files",
     "bags": "ROS bags",
     "foxglove": "live results in Foxglove",
