@@ -98,7 +98,7 @@ def _detections(answer: Answer) -> Detections:
         **answer.common([region.logprob() for region in regions], dropped),
         boxes=_bounds(regions, points),
         labels=labels,
-        class_ids=_class_ids(labels, options.classes),
+        class_ids=class_ids(labels, options.classes),
         classes=options.classes,
         polygons=_rings(regions, points),
     )
@@ -144,7 +144,7 @@ def _labels(regions: Sequence[Region], options: ParseOptions) -> tuple[str, ...]
     return tuple(labels)
 
 
-def _class_ids(labels: Sequence[str], classes: Sequence[str]) -> Int64Array:
+def class_ids(labels: Sequence[str], classes: Sequence[str] = ()) -> Int64Array:
     """Index of each label among the classes (-1 for none), or among the distinct labels where no classes are given."""
     keys = [label.casefold() for label in labels] if classes else labels
     names = [name.casefold() for name in classes] or list(dict.fromkeys(labels))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from .manifest import FileRecord, Manifest
 MANIFEST = "manifest.json"
 PICTURE = "demo.png"
 """A bundle that holds a file of this name brings its own image to show."""
+ARCHIVES = (".tar", ".tar.gz")
+"""How the name of a packed bundle ends."""
 
 Verify = Literal["sha256", "size"]
 
@@ -106,6 +109,9 @@ def find(source: str | os.PathLike[str]) -> Path:
         raise BundleError(f"{str(source)!r:.200} cannot be opened as a bundle: {error}") from error
     if str(source) in bundled_names():
         return _ASSETS / str(source)
+    if folder.is_file() and folder.name.endswith(ARCHIVES):
+        command = f"tar xf {shlex.quote(str(folder))}"
+        raise BundleError(f"{str(source)!r} is a packed bundle; unpack it and give the folder that it holds: {command}")
     names = ", ".join(bundled_names()) or "none in this installation"
     state = f"the folder has no {MANIFEST}" if folder.is_dir() else "the folder does not exist"
     state = "it is a file" if folder.is_file() else state
@@ -165,13 +171,15 @@ def check_target(out: str | os.PathLike[str], *, overwrite: bool) -> None:
 def seal(folder: Path, manifest: Manifest) -> Manifest:
     """Writes `manifest.json` with the size and hash of every file that lies in `folder`; returns what was written."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-    records = {
-        path.relative_to(folder).as_posix(): FileRecord(sha256=sha256(path), bytes=path.stat().st_size)
-        for path in paths
-    }
+    records = {path.relative_to(folder).as_posix(): file_record(path) for path in paths}
     complete = Manifest.from_dict(replace(manifest, files=records).to_dict())
     write(folder / MANIFEST, complete.to_json().encode("utf-8"))
     return complete
+
+
+def file_record(path: Path) -> FileRecord:
+    """Hash and size of a file as it is now."""
+    return FileRecord(sha256=sha256(path), bytes=path.stat().st_size)
 
 
 def sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from .backends import Hypothesis
 from .bundle import Bundle
-from .errors import InputError
+from .errors import BundleError, InputError
 from .forms import Form
 from .geometry import ImageSize, Int64Array
 from .grammar import ParseOptions, parse_ids
@@ -39,8 +39,14 @@ class Codec:
 
     @classmethod
     def open(cls, bundle: Bundle) -> Codec:
-        """The codec of a bundle."""
-        return cls(Tokens.load(bundle.tokenizer), bundle.manifest)
+        """The codec of a bundle; `BundleError` for a tokenizer that cannot be read or is not the manifest's."""
+        tokens, stated = Tokens.load(bundle.tokenizer), bundle.manifest.tokenizer.vocabulary
+        if tokens.vocabulary != stated:
+            raise BundleError(
+                f"{bundle.tokenizer} is of another model: it has {tokens.vocabulary}, but the manifest says {stated}; "
+                "convert the checkpoint again"
+            )
+        return cls(tokens, bundle.manifest)
 
     def question(self, task: Task, given: TaskInput, size: ImageSize, search: SearchOptions | None = None) -> Question:
         """What to send to the model for a task with the input `given`, about an image of `size`.

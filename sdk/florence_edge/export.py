@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ._reading import class_ids
 from .errors import InputError, missing
 from .geometry import BoolArray, Float32Array, ImageSize, Int64Array
 from .results import Detections, Polygons, Quads
@@ -50,7 +51,7 @@ def detections_to_supervision(result: Detections) -> Any:
 def polygons_to_supervision(result: Polygons) -> Any:
     """`supervision.Detections` with masks and their boxes; classes are the distinct labels in order of appearance."""
     return _supervision(
-        result.boxes(), result.scores, _class_ids(result.labels), result.labels, mask=polygons_to_masks(result)
+        result.boxes(), result.scores, class_ids(result.labels), result.labels, mask=polygons_to_masks(result)
     )
 
 
@@ -59,7 +60,7 @@ def quads_to_supervision(result: Quads) -> Any:
 
     The key in `data` for the texts is "class_name", which is what supervision's annotators show.
     """
-    ids, data = _class_ids(result.texts), {"quads": result.quads}
+    ids, data = class_ids(result.texts), {"quads": result.quads}
     return _supervision(result.boxes(), result.scores, ids, result.texts, data=data)
 
 
@@ -111,12 +112,6 @@ def _fill(mask: BoolArray, ring: np.ndarray[Any, np.dtype[np.float64]]) -> None:
     bounds = column[order].reshape(-1, 2)
     for line, (left, right) in zip(row[order][::2].tolist(), bounds.tolist(), strict=True):
         mask[line, left:right] = True
-
-
-def _class_ids(labels: Sequence[str]) -> Int64Array:
-    """Indices among the distinct labels in order of appearance."""
-    known = {label: index for index, label in enumerate(dict.fromkeys(labels))}
-    return np.array([known[label] for label in labels], dtype=np.int64)
 
 
 def _supervision(

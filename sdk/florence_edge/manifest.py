@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -72,6 +72,11 @@ class TokenizerInfo:
     bos: int
     pad: int
     eos: int
+
+    @classmethod
+    def of(cls, file: str, ids: Vocabulary) -> TokenizerInfo:
+        """What a manifest says of a tokenizer file with these ids."""
+        return cls(file, first_special=ids.first, bos=ids.bos, pad=ids.pad, eos=ids.eos)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -295,3 +300,17 @@ def _value_faults(manifest: Manifest) -> Iterable[str]:
             yield f"limits.{name} is {value}; it must be 1 or more"
     if manifest.search.max_new_tokens > limits.new_tokens:
         yield f"search.max_new_tokens is {manifest.search.max_new_tokens}, above limits.new_tokens {limits.new_tokens}"
+    image, ids = manifest.image, manifest.tokenizer.vocabulary.size
+    for pixels in manifest.graphs.vision.inputs[:1]:
+        if not _same_sizes(pixels.shape[-2:], (image.height, image.width)):
+            yield f"image is {image.height} x {image.width} (height x width), but graphs.vision takes {pixels}"
+    for logits in manifest.graphs.decoder.outputs[:1]:
+        if not _same_sizes(logits.shape[-1:], (ids,)):
+            yield f"tokenizer has {ids} ids, but graphs.decoder gives {logits}"
+
+
+def _same_sizes(shape: Sequence[Dim], wanted: Sequence[int]) -> bool:
+    """Whether fixed sizes are those wanted; a dynamic one may be any."""
+    return len(shape) == len(wanted) and all(
+        isinstance(size, str) or size == other for size, other in zip(shape, wanted, strict=True)
+    )

@@ -59,10 +59,10 @@ class Florence:
     ) -> Florence:
         """Opens a bundle folder, or a bundled model by its name, with one of the installed backends.
 
-        `threads` is the number of CPU threads (None: the backend's choice), `providers` the ONNX Runtime execution
-        providers in order of preference. `verify` is as in `Bundle.open`. Raises `BundleError` for a bundle that is
-        missing, altered or of a newer format, `DependencyError` for a backend whose library is not installed, and
-        `BackendError` when the backend cannot open the bundle. Nothing is downloaded.
+        `threads` is the number of CPU threads (None: the backend's choice), `providers` ONNX Runtime's execution
+        providers in order of preference, or one of OpenVINO's devices. `verify` is as in `Bundle.open`. Raises
+        `BundleError` for a bundle that is missing, altered or of a newer format, `DependencyError` for a backend whose
+        library is not installed, and `BackendError` when the backend cannot open the bundle. Nothing is downloaded.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=verify)
         engine = open_backend(backend, opened, threads=threads, providers=providers)

@@ -15,7 +15,7 @@ from ._pieces import CONTROL_TOKENS, reserved_in
 from .errors import InputError
 from .geometry import ImageSize
 from .locations import as_size, quantise, spell
-from .tasks import CLASS_SEPARATOR, FREE_PROMPT, InputKind, Task
+from .tasks import CLASS_SEPARATOR, FREE_PROMPT, InputKind, Task, find
 
 TaskInput = str | Sequence[str] | npt.ArrayLike | None
 """A phrase, a class name or several, a box, or None: what `Task.input` says."""
@@ -48,6 +48,12 @@ def read_input(task: Task, texts: Sequence[str]) -> TaskInput:
     given: TaskInput = _READERS[task.input](texts) if texts else None
     prompt_for(task, given, ANY_SIZE)
     return given
+
+
+def read_question(name: str, texts: Sequence[str]) -> tuple[Task, TaskInput]:
+    """The task that a name means with these texts, and its input; `InputError` as from `find` and `read_input`."""
+    task = find(name, with_input=bool(texts))
+    return task, read_input(task, texts)
 
 
 def class_names(given: TaskInput) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +17,9 @@ import pytest
 from florence_edge.backends import _onnx_decoder, onnx
 from florence_edge.backends.onnx import OnnxBackend
 from florence_edge.bundle import Bundle
-from florence_edge.errors import BackendError, DependencyError, InputError
+from florence_edge.errors import BackendError, BundleError, DependencyError, InputError
 from florence_edge.geometry import Float32Array
+from florence_edge.manifest import Graphs
 from florence_edge.options import SearchOptions
 from support.bundles import tiny_bundle
 
@@ -68,6 +70,17 @@ def test_a_damaged_graph_is_refused_when_the_bundle_is_opened(bundle: Bundle, tm
     graph.write_bytes(graph.read_bytes()[:-200])
     with pytest.raises(BackendError, match=r"cannot open .*decoder\.onnx.*verify the bundle"):
         OnnxBackend(Bundle(folder, bundle.manifest))
+
+
+def test_graphs_of_another_image_size_than_the_manifests_are_refused(bundle: Bundle) -> None:
+    image, graphs = bundle.manifest.image, bundle.manifest.graphs
+    (taken,) = graphs.vision.inputs
+    vision = replace(graphs.vision, inputs=(replace(taken, shape=("B", 3, 96, image.width)),))
+    manifest = replace(
+        bundle.manifest, image=replace(image, height=96), graphs=Graphs(vision, graphs.encoder, graphs.decoder)
+    )
+    with pytest.raises(BundleError, match=r"pixels float32 \[B, 3, 64, 64\]; .* says pixels float32 \[B, 3, 96, 64\]"):
+        OnnxBackend(Bundle(bundle.folder, manifest))
 
 
 def test_damaged_weights_are_noticed_while_running(bundle: Bundle, tmp_path: Path) -> None:

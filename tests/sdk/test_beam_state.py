@@ -19,7 +19,7 @@ from florence_edge.errors import BackendError
 from florence_edge.geometry import Float32Array, UInt8Array
 from florence_edge.options import EarlyStopping, FormedConfig, SearchConfig
 from florence_edge.tasks import TASKS, InputKind
-from support.kernels import BuildUnavailableError, build
+from support.kernels import native_library
 from support.manifests import manifest
 from support.vocabularies import small_tokens
 
@@ -34,11 +34,7 @@ GIVEN = {
 
 @pytest.fixture(scope="module")
 def library() -> KernelLibrary:
-    try:
-        folder = build("native", "florence_kernels", "-DFLORENCE_CUDA=OFF") / "kernels"
-    except BuildUnavailableError as reason:
-        pytest.skip(str(reason))
-    return KernelLibrary(folder / "libflorence_kernels.so")
+    return KernelLibrary(native_library())
 
 
 class Twin:

@@ -24,6 +24,7 @@ def test_what_was_written_opens_with_its_files(tmp_path: Path) -> None:
     assert bundle.encoder == bundle.folder / "encoder.onnx"
     assert bundle.tokenizer == bundle.folder / "tokenizer.json"
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    assert seal(bundle.folder, manifest()) == bundle.manifest
 
 
 def test_a_file_the_manifest_does_not_list_has_no_path(tmp_path: Path) -> None:

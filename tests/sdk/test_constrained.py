@@ -230,6 +230,12 @@ def test_the_options_carry_the_form_and_nothing_of_it_is_kept() -> None:
     assert asdict(SearchOptions())["constrained"] is None
 
 
+@pytest.mark.parametrize("wrong", [{"beams": 0}, {"min_new_tokens": 50, "max_new_tokens": 20}], ids=str)
+def test_options_that_cannot_be_are_refused_before_anything_is_encoded(wrong: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="it must lie in"):
+        codec().question(find("<OD>"), None, SIZE, SearchOptions(**wrong))  # type: ignore[arg-type]  # some are no integers
+
+
 def test_without_a_form_it_is_refused() -> None:
     bounds = Bounds(Limits(50, 100), SearchConfig(max_new_tokens=100), 1000)
     with pytest.raises(InputError, match="constrained needs the form"):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from florence_convert.lowering import Buckets
@@ -30,8 +31,7 @@ from florence_edge.errors import (
 )
 from support.fake_engines import fake_platform, fake_plugins, kernel_library, open_fake, write_engines
 from support.fake_gpu import FakeGpu
-from support.fake_tensorrt import FakeTensorRT
-from support.kernels import BuildUnavailableError
+from support.fake_tensorrt import FakeContext, FakeTensorRT
 from support.nvidia_names import recorded
 
 COMMAND = "florence-edge build somewhere"
@@ -52,10 +52,7 @@ def bundle(built: Bundle, tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def gpu() -> FakeGpu:
-    try:
-        return FakeGpu(kernel_library())
-    except BuildUnavailableError as reason:
-        pytest.skip(str(reason))
+    return FakeGpu(kernel_library())
 
 
 def edit(bundle: Bundle, change: Callable[[dict[str, Any]], None]) -> Bundle:
@@ -102,6 +99,40 @@ def test_another_gpu_is_refused(bundle: Bundle, name: str, sm: int, processors: 
     other = FakeGpu(kernel_library(), name=name, sm=sm, processors=processors)
     with pytest.raises(EngineDeviceError, match=rf"this machine has {name} \(sm_{sm}, {processors} .*{COMMAND}"):
         open_fake(bundle, other)
+
+
+def test_a_tensorrt_that_does_not_start_is_explained(
+    bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the driver is too old for its CUDA, TensorRT logs that and its bindings raise a TypeError."""
+
+    def start(tensorrt: FakeTensorRT, log: Any) -> None:
+        log.log(tensorrt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(FakeTensorRT, "Runtime", start)
+    with pytest.raises(
+        EngineError, match=r"a newer driver \(florence-edge doctor\):\n  - CUDA .* failure with error: 35"
+    ):
+        open_fake(bundle, gpu)
+
+
+def test_what_tensorrt_refuses_to_run_carries_its_log(
+    bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = fake_platform(gpu)
+    backend = open_fake(bundle, gpu, platform)
+
+    def refuse(context: FakeContext, stream_handle: int) -> bool:
+        log = logger(platform.tensorrt)
+        log.log(log.Severity.ERROR, "Error Code 1: Cuda Runtime (out of memory)")
+        return False
+
+    monkeypatch.setattr(FakeContext, "execute_async_v3", refuse)
+    image = bundle.manifest.image
+    with pytest.raises(BackendError, match=rf"refused to run, for vision\.engine;.*{COMMAND}\n.*- .*out of memory"):
+        backend.encode_image(np.zeros((1, 3, image.height, image.width), np.float32))
+    backend.close()
 
 
 def test_another_plugin_abi_is_refused(bundle: Bundle, gpu: FakeGpu) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence_edge import Florence, Result, SearchOptions, View
+from florence_edge import Florence, Result, SearchOptions, View, codec, view
 from florence_edge.batching import Item
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, FlorenceError, ImageError, InputError
@@ -105,10 +106,18 @@ def test_no_more_images_and_questions_than_the_batch_size_run_together(model: Fl
     assert [count for count, _ in backend.searches] == [3, 3, 1]
 
 
-def test_the_times_of_a_batch_add_up_to_its_own(model: Florence) -> None:
-    results = model.run_many([(picture(value), task) for value in (1, 2) for task in ("caption", "od")])
+def test_the_times_of_a_batch_add_up_to_its_own(model: Florence, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage takes a second: two pictures are read, encoded at once, asked at two limits; four answers parsed."""
+    items: list[Item] = [(image, task) for image in (picture(1), picture(2)) for task in ("caption", "od")]
+    seen = model.encode(picture(3))
+    for module in (view, codec):
+        monkeypatch.setattr(module, "perf_counter", count().__next__)
+    results = model.run_many(items)
     assert {tuple(result.timings_ms) for result in results} == {("load", "preprocess", "vision", "search", "parse")}
-    assert len({result.timings_ms["vision"] for result in results}) == 1
+    spent = {stage: sum(result.timings_ms[stage] for result in results) for stage in results[0].timings_ms}
+    assert spent == {"load": 2e3, "preprocess": 2e3, "vision": 1e3, "search": 2e3, "parse": 4e3}
+    (reused,) = model.run_many([(seen, "caption")])
+    assert set(reused.timings_ms) == {"search", "parse"}
 
 
 def test_bad_items_stand_in_their_places_and_the_others_are_answered(model: Florence, backend: FakeBackend) -> None:

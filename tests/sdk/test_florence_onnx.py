@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from florence_edge import Detections, Florence, FlorenceError, Result, SearchOptions
-from florence_edge.cli.demo_scene import scene
 from florence_edge.cli.main import main
+from florence_edge.drawing.scene import scene
 from florence_edge.errors import BackendError, BundleError, InputError
 from florence_edge.tasks import TASKS, InputKind, Task
 from support.bundles import tiny_bundle
@@ -104,15 +104,15 @@ def test_damaged_graphs_and_altered_files_are_told_apart(tmp_path: Path) -> None
 def test_the_command_runs_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (70, 50), "red").save(tmp_path / "red.png")
     settings = ["--max-new-tokens", "8", "--threads", "1", "--beams", "1", "--batch", "2"]
-    assert main(["run", "caption", str(tmp_path), "--bundle", str(tiny_bundle()), *settings, "--json"]) == 0
+    assert main(["run", "caption", str(tmp_path), "--model", str(tiny_bundle()), *settings, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["result"]["tokens"] <= 8
-    assert main(["doctor", "--bundle", str(tiny_bundle()), "--json"]) in (0, 1)
+    assert main(["doctor", "--model", str(tiny_bundle()), "--json"]) in (0, 1)
     checks = json.loads(capsys.readouterr().out)["checks"]
     (onnx,) = [check for check in checks if check["topic"] == "backends" and check["name"] == "onnx"]
     assert onnx["state"] == "ok"
 
 
 def test_the_demo_runs_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", str(tmp_path / "out"), "--bundle", str(tiny_bundle())]) == 0
+    assert main(["demo", str(tmp_path / "out"), "--model", str(tiny_bundle())]) == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == len(TASKS) + 1

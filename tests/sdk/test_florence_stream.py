@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Generator, Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence_edge import Florence, SearchOptions, Text
+from florence_edge import Florence, SearchOptions, Text, view
 from florence_edge.backends import Backend, Hypothesis, ImageFeatures
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, InputError
@@ -50,6 +51,15 @@ def test_pieces_of_any_text_are_whole_characters_and_add_up(bundle: Bundle, answ
 def test_a_piece_comes_as_soon_as_its_token_is_certain(bundle: Bundle) -> None:
     model = Florence(bundle, FakeStreamingBackend(bundle, lambda task, given, brightness: "ab ☕!"))
     assert list(model.stream("caption", IMAGE)) == ["a", "b", " ☕", "!"]
+
+
+def test_a_stream_takes_as_long_as_all_its_steps(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view, "perf_counter", count().__next__)
+    stream = Florence(bundle, FakeStreamingBackend(bundle, lambda task, given, brightness: "abc")).stream(
+        "caption", IMAGE
+    )
+    pieces = list(stream)
+    assert stream.result.timings_ms["search"] >= 1e3 * len(pieces) > 2e3
 
 
 def test_an_answer_cut_inside_a_character_keeps_what_there_is(bundle: Bundle) -> None:

@@ -128,6 +128,8 @@ def test_any_phrase_is_used_or_refused(phrase: str) -> None:
         ("open_vocabulary_detection", ["cup", "ball"], ParseOptions(classes=("cup", "ball"))),
         ("segment", " the cup ", ParseOptions(label="the cup")),
         ("segment_region", (0, 0, 1, 1), ParseOptions(label="region")),
+        ("segment_region", None, ParseOptions()),
+        ("open_vocabulary_detection", None, ParseOptions()),
     ],
 )
 def test_what_the_input_says_about_the_answer(task: str, given: Any, options: ParseOptions) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,12 @@ from florence_edge.images import load_image
 from florence_edge.options import SearchConfig
 from florence_edge.prompts import class_names, prompt_for
 from florence_edge.tasks import find
-from support.fake_backend import FakeBackend, make_bundle
+from support.fake_backend import FakeBackend
 from support.manifests import write_bundle
 
 SIZE = ImageSize(64, 48)
 HALF = "red \ud83d cube"
 """Half a surrogate pair, as JSON and file names can bring it in."""
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("scripted") / "bundle")
 
 
 @pytest.fixture
@@ -215,3 +211,9 @@ def test_a_path_that_cannot_be_is_a_bundle_error(source: str) -> None:
         Bundle.open(source)
     with pytest.raises(InputError, match="bundle folder"):
         Bundle.open(None)  # type: ignore[arg-type]  # the error is the point
+
+
+def test_a_tokenizer_with_other_ids_than_the_manifests_is_refused(bundle: Bundle) -> None:
+    manifest = replace(bundle.manifest, tokenizer=replace(bundle.manifest.tokenizer, pad=7))
+    with pytest.raises(BundleError, match=r"tokenizer.json is of another model: it has .*pad=1.* says .*pad=7"):
+        Florence(Bundle(bundle.folder, manifest), FakeBackend(bundle))

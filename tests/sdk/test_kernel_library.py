@@ -12,7 +12,7 @@ import pytest
 from florence_edge.backends import kernel_library
 from florence_edge.backends.kernel_library import ABI_VERSION, SIGNATURES, BeamDims, KernelLibrary, find, open_library
 from florence_edge.errors import BackendError, DependencyError
-from support.kernels import BuildUnavailableError, build
+from support.kernels import native_library
 
 HEADER = Path(__file__).parents[2] / "kernels" / "include" / "florence_kernels.h"
 TEXT = re.sub(r"#define (?:\\\n|.)*|/\*(?:.|\n)*?\*/", "", HEADER.read_text())
@@ -98,10 +98,7 @@ def test_the_abi_number_is_the_headers() -> None:
 @pytest.fixture(scope="module")
 def folder() -> Path:
     """Where the library with the CPU twins was built."""
-    try:
-        return build("native", "florence_kernels", "-DFLORENCE_CUDA=OFF") / "kernels"
-    except BuildUnavailableError as reason:
-        pytest.skip(str(reason))
+    return native_library().parent
 
 
 def test_the_users_folder_comes_first(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

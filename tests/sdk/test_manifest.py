@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from florence_edge.errors import BundleError
-from florence_edge.manifest import FORMAT, REVISION, FileRecord, Manifest
+from florence_edge.manifest import FORMAT, REVISION, FileRecord, Manifest, TokenizerInfo
+from florence_edge.vocabulary import Vocabulary
 from support.manifests import FILES, manifest
 
 
@@ -26,6 +27,7 @@ def test_round_trip_through_json() -> None:
     assert read.graphs.vision.inputs[0].shape == ("B", 3, 64, 48)
     assert read.graphs.decoder.inputs[0].shape == ()
     assert read.tokenizer.vocabulary.id_of("<od>") == 300
+    assert TokenizerInfo("t.json", 300, 5, 6, 7).vocabulary == Vocabulary(first=300, bos=5, pad=6, eos=7)
 
 
 def test_the_file_begins_with_format_and_revision_and_keeps_short_lists_on_a_line() -> None:
@@ -57,6 +59,8 @@ def set_at(values: dict[str, Any], path: str, value: Any) -> None:
         ("image/std", [1, 1, 0], "above 0"),
         ("image/resample", "nearest", "resample"),
         ("image/height", 0, "height"),
+        ("image/height", 96, "image is 96 x 48 (height x width), but graphs.vision takes float32 [B, 3, 64, 48]"),
+        ("tokenizer/first_special", 9, "tokenizer has 1033 ids, but graphs.decoder gives float32 [B, K, 1324]"),
         ("limits/prompt_tokens", 0, "limits.prompt_tokens is 0"),
         ("limits/new_tokens", 5, "search.max_new_tokens is 127, above limits.new_tokens 5"),
         ("search/beams", 0, "beams is 0"),
@@ -66,6 +70,7 @@ def set_at(values: dict[str, Any], path: str, value: Any) -> None:
         ("graphs/vision/inputs", [], "graphs.vision must have inputs and outputs"),
         ("graphs/vision/inputs/0/dtype", "double", "graphs.vision.inputs[0].dtype"),
         ("graphs/vision/inputs/0/shape", ["B", 0], "sizes must be 1 or more"),
+        ("graphs/decoder/outputs/0/shape", ["B", -1], "sizes must be 1 or more"),
         ("graphs/vision/inputs/0/name", "features", "graphs.vision names tensors twice: features"),
         ("graphs/vision/file", "other.onnx", "other.onnx is used but has no entry under files"),
         ("tokenizer/file", "words.json", "words.json is used but has no entry under files"),

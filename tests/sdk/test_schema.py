@@ -130,5 +130,6 @@ def test_a_key_of_a_later_revision_may_only_be_absent_from_an_older_one() -> Non
     read = decode(Outer, older, faults=faults, revision=1)
     assert read is not None
     assert read.late == 7
+    assert type(read.ratio) is float  # JSON has 1 for 1.0
     assert decode(Outer, older, faults=faults, revision=2) is None
     assert faults == ["missing key late"]

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build" / "tests"
 _SOURCES = (
     "converters/florence_convert/*.py",
+    "converters/florence_convert/tower/*.py",
     "training/florence_train/model/*.py",
     *(f"training/florence_train/{name}.py" for name in ("backend", "checkpoint", "names", "tiny", "tokenizer")),
     "sdk/florence_edge/backends/*.py",

@@ -67,7 +67,8 @@ def plausible(task: Task, given: str, brightness: float) -> str:
 def make_bundle(folder: Path, *, prompt_tokens: int = 200, new_tokens: int = 200, side: int = 32) -> Bundle:
     """Writes the bundle of a scripted engine and opens it."""
     tokenizer = build_tokenizer()
-    given, made = Tensor("given", "float32", (1,)), Tensor("made", "float32", (1,))
+    ids = Tokens(tokenizer).vocabulary
+    pixels, made = Tensor("pixels", "float32", ("B", 3, side, side)), Tensor("made", "float32", ("B", ids.size))
     with staging(folder) as out:
         tokenizer.save(str(out / "tokenizer.json"))
         for name in ("vision", "encoder", "decoder"):
@@ -78,10 +79,10 @@ def make_bundle(folder: Path, *, prompt_tokens: int = 200, new_tokens: int = 200
             precision="fp32",
             model={},
             image=ImageSpec(height=side, width=side),
-            tokenizer=TokenizerInfo("tokenizer.json", Tokens(tokenizer).vocabulary.first, 0, 1, 2),
+            tokenizer=TokenizerInfo.of("tokenizer.json", ids),
             limits=Limits(prompt_tokens=prompt_tokens, new_tokens=new_tokens),
             search=SearchConfig(max_new_tokens=new_tokens),
-            graphs=Graphs(*(Graph(f"{name}.onnx", (given,), (made,)) for name in ("vision", "encoder", "decoder"))),
+            graphs=Graphs(*(Graph(f"{name}.onnx", (pixels,), (made,)) for name in ("vision", "encoder", "decoder"))),
         )
         seal(out, manifest)
     return Bundle.open(folder)

@@ -18,12 +18,11 @@ from florence_edge.backends.tensorrt.backend import TensorRTBackend
 from florence_edge.backends.tensorrt.plugins import PluginLibrary
 from florence_edge.backends.tensorrt.sidecar import Machine, Plugins, Sidecar
 from florence_edge.backends.tensorrt.surface import Platform
-from florence_edge.bundle import Bundle, sha256
+from florence_edge.bundle import Bundle, file_record
 from florence_edge.errors import BuildError
-from florence_edge.manifest import FileRecord
 from support.fake_gpu import FakeDriver, FakeGpu, FakeKernels
 from support.fake_tensorrt import VERSION, FakeTensorRT, plan_bytes
-from support.kernels import build
+from support.kernels import native_library
 
 PLUGINS = (
     "FlorenceWindowAttention",
@@ -34,8 +33,8 @@ PLUGINS = (
 
 
 def kernel_library() -> KernelLibrary:
-    """The CPU twins; `BuildUnavailableError` where they cannot be built."""
-    return KernelLibrary(build("native", "florence_kernels", "-DFLORENCE_CUDA=OFF") / "kernels/libflorence_kernels.so")
+    """The CPU twins."""
+    return KernelLibrary(native_library())
 
 
 def fake_platform(gpu: FakeGpu, *, version: str = VERSION) -> Platform:
@@ -81,7 +80,7 @@ def _engine(
     here = Machine("Orin", 87, 16, VERSION) if gpu is None else Machine(gpu.name, gpu.sm, gpu.processors, VERSION)
     sidecar = Sidecar(
         part=part.name,
-        engine=FileRecord(sha256(path), path.stat().st_size),
+        engine=file_record(path),
         precision=part.precision,
         machine=here,
         origin=origin_of(part.tensorrt),

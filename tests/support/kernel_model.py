@@ -12,7 +12,6 @@ from florence_edge.manifest import Limits
 from florence_edge.options import EarlyStopping, SearchConfig
 from florence_edge.preprocess import ImageSpec
 from florence_train.model import FlorenceConfig, FlorenceModel, TextConfig, VisionConfig
-from support.kernels import build
 
 VOCABULARY, POSITIONS = 97, 64
 CONFIG = FlorenceConfig(
@@ -33,11 +32,6 @@ CONFIG = FlorenceConfig(
     ),
     image=ImageSpec(height=64, width=64),
 )
-
-
-def native_library() -> None:
-    """Builds the library with the CPU twins where the package looks for it."""
-    build("native", "florence_kernels", "-DFLORENCE_CUDA=OFF")
 
 
 @cache

@@ -151,17 +151,19 @@ def test_a_round_labels_merges_trains_and_measures_and_is_not_done_twice(
 def test_the_commands_do_the_same(checkpoint: Path, pictures: Path, tmp_path: Path, capsys: Any) -> None:
     clean = write(pictures / "clean.jsonl", ("0.png", "<CAPTION>", "a red cube"))
     out, greedy = tmp_path / "out", ["--model", str(checkpoint), "--beams", "1", "--json"]
-    arguments = ["annotate", str(pictures), "--output", str(out), *greedy]
-    code = main([*arguments, "--tasks", "caption", "detect", "--input", "detect=cup,bowl", "--clean", str(clean)])
+    arguments = ["annotate", str(pictures), "--out", str(out), *greedy]
+    code = main(
+        [*arguments, "--task", "caption", "--task", "detect", "--input", "detect=cup,bowl", "--clean", str(clean)]
+    )
     values = json.loads(capsys.readouterr().out)
     assert code == (1 if values["faults"] else 0)
     assert set(values["tasks"]) == {"<CAPTION>", "<OPEN_VOCABULARY_DETECTION>"}
     assert values["merged"]["clean"] == 1
     assert len(read(out / "merged.jsonl")) == values["merged"]["clean"] + values["merged"]["machine"]
     for bad, message in (
-        (["--tasks", "caption", "--input", "detect"], "not TASK=TEXT"),
-        (["--tasks", "caption", "--input", "detect=cup"], "which is not asked"),
-        (["--tasks", "caption", "--filter", "nonsense"], "no filter is called"),
+        (["--task", "caption", "--input", "detect"], "not TASK=TEXT"),
+        (["--task", "caption", "--input", "detect=cup"], "which is not asked"),
+        (["--task", "caption", "--filter", "nonsense"], "no filter is called"),
     ):
         assert main([*arguments, *bad]) != 0
         assert message in capsys.readouterr().err

@@ -24,8 +24,8 @@ from florence_train.model import BASE, LARGE, FlorenceModel
 from florence_train.tiny import tiny_config
 from support import replay
 from support.engines import random_pixels
-from support.kernel_model import CONFIG, VOCABULARY, native_library, random_config, random_request, small_model
-from support.kernels import BuildUnavailableError
+from support.kernel_model import CONFIG, VOCABULARY, random_config, random_request, small_model
+from support.kernels import native_library
 
 SETTINGS = SearchConfig(max_new_tokens=14)
 both = pytest.mark.parametrize("operations", [KERNELS, TORCH], ids=lambda operations: operations.name)
@@ -33,10 +33,7 @@ both = pytest.mark.parametrize("operations", [KERNELS, TORCH], ids=lambda operat
 
 @pytest.fixture(scope="module", autouse=True)
 def library() -> None:
-    try:
-        native_library()
-    except BuildUnavailableError as reason:
-        pytest.skip(str(reason))
+    native_library()
 
 
 def prompts(seed: int, count: int = 4) -> list[np.ndarray]:

@@ -14,7 +14,6 @@ from florence_edge.backends import Hypothesis
 from florence_edge.backends.request import Bounds, Request, make_request
 from florence_edge.errors import BackendError
 from florence_edge.geometry import ImageSize
-from florence_edge.manifest import Limits
 from florence_edge.options import SearchConfig
 from florence_train.backend import TorchBackend, _TorchDecoder
 from florence_train.kernels import operators
@@ -24,7 +23,7 @@ from florence_train.model import BASE, FlorenceModel
 from florence_train.names import NATIVE, rename
 from support.engines import random_pixels, random_prompts
 from support.kernel_model import CONFIG, random_config, random_request, small_model
-from support.kernels import BuildUnavailableError, load
+from support.kernels import load
 from support.oracle import reference_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(3600)]
@@ -34,10 +33,7 @@ both = pytest.mark.parametrize("operations", [KERNELS, TORCH], ids=lambda operat
 @pytest.fixture(scope="module", autouse=True)
 def exact() -> None:
     """The CUDA library, and fp32 that is fp32: torch's convolutions use TF32 by default."""
-    try:
-        load("cuda")
-    except BuildUnavailableError as reason:
-        pytest.skip(str(reason))
+    load("cuda")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
@@ -160,11 +156,10 @@ def test_64_pairs_at_base_size_equal_the_cpu(mode: str, monkeypatch: pytest.Monk
     device = TorchBackend(on_the_gpu(host), SearchConfig())
     features = device.encode_image(pixels)
     np.testing.assert_allclose(features.numpy(), expected_features.numpy(), atol=2e-3)
-    limits = Limits(BASE.text.max_positions - features.values.shape[1], BASE.text.max_positions - 1)
     for beams in (3, 5):
         config = SearchConfig(beams=beams, max_new_tokens=16)
         for row in range(len(pixels)):
-            bounds = Bounds(limits, config, BASE.text.vocab_size)
+            bounds = Bounds(BASE.limits, config, BASE.text.vocab_size)
             request = make_request(bounds, len(pixels), prompts, None, [row] * len(prompts))
             engine = device._on_device(device._opened())
             assert engine is not None

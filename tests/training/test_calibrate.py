@@ -18,7 +18,16 @@ from florence_edge.errors import InputError
 from florence_edge.model import Florence
 from florence_train.data import Dataset, tabletop
 from florence_train.evaluate import EvalOptions, evaluate
-from florence_train.evaluate.calibrate import LEAST_ITEMS, LEAST_SLOPE, Outcome, calibrate, fit, keep, outcome_of
+from florence_train.evaluate.calibrate import (
+    LEAST_ITEMS,
+    LEAST_SLOPE,
+    Outcome,
+    _held_out,
+    calibrate,
+    fit,
+    keep,
+    outcome_of,
+)
 from florence_train.evaluate.calibration import calibration_error
 from florence_train.evaluate.resampling import Float64Array
 from florence_train.evaluate.section import Scored
@@ -80,6 +89,17 @@ def test_scores_that_tell_nothing_become_the_share_of_right_answers(right: Float
     assert slope >= LEAST_SLOPE
     if slope == LEAST_SLOPE:
         np.testing.assert_allclose(Calibration(slope, offset, 0, 0, 0)(scores), chance, atol=0.02)
+
+
+def test_no_item_is_judged_by_a_curve_that_has_seen_its_image() -> None:
+    scores, right = drawn(200, 0)
+    images = np.repeat(np.arange(50), 4)
+    before = _held_out(scored(scores, right), images)
+    for image in range(50):
+        mine = images == image
+        after = _held_out(scored(scores, np.where(mine, 1 - right, right)), images)
+        np.testing.assert_array_equal(after[mine], before[mine])
+        assert (after != before).mean() > 0.5, "most others' curves have"
 
 
 def test_tasks_that_cannot_be_calibrated_keep_their_scores_and_say_why() -> None:

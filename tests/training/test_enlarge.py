@@ -46,7 +46,19 @@ def test_it_sees_the_same_in_a_larger_picture(model: FlorenceModel, side: int) -
         seen, before = larger.encode_image(_smooth(side)), model.encode_image(_smooth(64))
         other = model.encode_image(_smooth(64).flip(0))
     assert seen.shape == before.shape
+    kernels = [next(value for value in one.parameters() if value.ndim == 4) for one in (larger, model)]
+    sums = [kernel.detach().sum(dim=(2, 3)) for kernel in kernels]
+    assert (sums[0] - sums[1]).norm() < 0.2 * sums[1].norm()
     assert (seen - before).norm() < 0.15 * (other - before).norm()
+
+
+@pytest.mark.parametrize("padding", [3, 2])
+def test_every_token_keeps_its_place_in_the_picture(model: FlorenceModel, padding: int) -> None:
+    vision = replace(model.config.vision, patch_paddings=(padding, *model.config.vision.patch_paddings[1:]))
+    config = replace(model.config, vision=vision)
+    larger = enlarge(FlorenceModel(config), 128, 128).config.vision
+    centres = [(one.patch_sizes[0] - 1) / 2 - one.patch_paddings[0] for one in (vision, larger)]
+    assert centres[1] == 2 * centres[0]
 
 
 def test_at_its_own_size_it_stays_the_same(model: FlorenceModel) -> None:

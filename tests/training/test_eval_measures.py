@@ -76,6 +76,7 @@ def test_every_phrase_of_a_caption_counts_once_at_its_best_box() -> None:
     )
     assert values["R@1"] == pytest.approx(3 / 7)
     assert "accuracy@0.5, one expression" not in values
+    assert values["quality"] == pytest.approx((1 / 2 + 1 / 2 + 1 + 0) / 4)
 
 
 def test_one_expression_counts_by_the_best_scored_box_whatever_its_words() -> None:
@@ -117,6 +118,51 @@ def test_masks_by_their_overlap() -> None:
     assert values["P@0.5"] == pytest.approx(1 / 3)
 
 
+def test_overlap_counts_from_a_half_on() -> None:
+    """Squares of 200 beside themselves: by 60 they overlap by 140/260, by 80 by 120/280."""
+    truth = box(100, 100, 300, 300)
+    near, off = box(160, 100, 360, 300), box(180, 100, 380, 300)
+
+    def corners(left: int) -> str:
+        points = ((left, 100), (left + 200, 100), (left + 200, 300), (left, 300))
+        return "".join(f"<loc_{x}><loc_{y}>" for x, y in points)
+
+    for measure, task, name, label, spelled in (
+        (measures_boxes.grounding, "<CAPTION_TO_PHRASE_GROUNDING>", "R@1", "cup", (truth, near, off)),
+        (measures_boxes.proposals, "<REGION_PROPOSAL>", "AP50", "", (truth, near, off)),
+        (measures_shapes.lines, "<OCR_WITH_REGION>", "line F1", "K7", tuple(map(corners, (100, 160, 180)))),
+        (measures_shapes.masks, "<REGION_TO_SEGMENTATION>", "P@0.5", "", tuple(map(corners, (100, 160, 180)))),
+    ):
+        right, enough, little = (label + text for text in spelled)
+        assert measured(measure, task, [(right, enough)])[name] == pytest.approx(1.0), task
+        assert measured(measure, task, [(right, little)])[name] == 0.0, task
+
+
+def test_detection_counts_scores_classes_and_places() -> None:
+    found = f"cup{FAR}cup{box(150, 100, 350, 300)}"  # 150/250 of the true one
+    values = measured(measures_boxes.detection, "<OD>", [(f"cup{A}", found)], scores=[0.1, 0.9])
+    assert values["mAP50"] == pytest.approx(1.0)
+    assert values["mAP75"] == 0.0
+    assert values["mAP"] == pytest.approx(0.3)  # at 0.5, 0.55 and 0.6
+    assert values["AP gain over constant scores"] == pytest.approx(0.3 - 0.15)  # without scores the far one comes first
+    assert values["ECE at IoU 0.5"] == pytest.approx(0.1)
+    assert values["quality"] == pytest.approx(2 * 1 / (2 + 1))
+
+
+def test_lines_in_one_place_are_told_apart_by_their_text_and_found_once() -> None:
+    line = "".join(f"<loc_{x}><loc_{y}>" for x, y in ((100, 100), (300, 100), (300, 140), (100, 140)))
+    beside = "".join(f"<loc_{x}><loc_{y}>" for x, y in ((120, 100), (320, 100), (320, 140), (120, 140)))
+    task = "<OCR_WITH_REGION>"
+    values = measured(measures_shapes.lines, task, [(f"AB{line}CD{beside}", f"CD{line}AB{beside}")])
+    assert (values["line F1"], values["line and text F1"]) == (1.0, 1.0)
+    twice = measured(measures_shapes.lines, task, [(f"AB{line}", f"AB{line}AB{line}")])
+    assert twice["line F1"] == twice["quality"] == pytest.approx(2 * 1 / (1 + 2))
+    # The better scored of two takes the line.
+    scored = measured(measures_shapes.lines, task, [(f"AB{line}", f"AB{line}XY{line}")], scores=[0.1, 0.9])
+    assert scored["line and text F1"] == 0.0
+    assert measured(measures_shapes.lines, task, [("", "")])["quality"] == 1.0
+
+
 def test_classes_that_are_not_there_should_find_nothing() -> None:
     task = "<OPEN_VOCABULARY_DETECTION>"
     pairs = [("No object detected.", "No object detected."), ("No object detected.", f"cup{A}"), (f"cup{A}", f"cup{A}")]
@@ -136,6 +182,7 @@ def test_reading_counts_characters_of_the_nearest_reference() -> None:
     values = measured(measures_text.reading, "<OCR>", [("AB12", "A812"), (["K7", "K8"], "K8"), ("abc", "ABC")])
     assert values["CER"] == pytest.approx((1 + 0 + 3) / (4 + 2 + 3))
     assert values["exact match"] == pytest.approx(1 / 3)
+    assert values["quality"] == pytest.approx((3 / 4 + 1 + 0) / 3)
 
 
 def test_categories_have_a_table_and_a_calibration() -> None:
@@ -154,4 +201,7 @@ def test_captions_of_several_references_and_free_prompts() -> None:
     assert values["exact match"] == 0.5
     assert values["ROUGE-L"] == pytest.approx(0.5)
     assert 0 < (values["CIDEr"] or 0) < 10
+    partly = measured(measures_text.caption, "<CAPTION>", [("a red cube", "a blue cube")])
+    assert partly["exact match"] == 0.0
+    assert partly["quality"] == pytest.approx(2 / 3)  # ROUGE-L of equal lengths
     assert measured(measures_text.reply, "ask", [("yes", "Yes"), ("two", "three")])["exact match"] == 0.5

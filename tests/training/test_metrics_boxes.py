@@ -115,6 +115,17 @@ def test_average_precision_is_cocos(seed: int, crowds: bool) -> None:
     assert average_recall(matched)(ones) == pytest.approx(expected[8], abs=1e-9)
 
 
+@pytest.mark.parametrize(("rank", "recall"), [(99, 1.0), (100, 0.0)])
+def test_of_many_detections_the_best_hundred_count(rank: int, recall: float) -> None:
+    boxes = np.tile([200, 200, 250, 250], (101, 1))
+    boxes[rank] = [10, 10, 60, 60]
+    found = detections(boxes, ["ball"] * 101, np.linspace(0.9, 0.1, 101))
+    scenes = [Scene(detections([[10, 10, 60, 60]], ["ball"]), found)]
+    matched, expected = list(match(scenes).values()), coco_stats(scenes)
+    assert average_precision(matched)(np.ones(1)) == pytest.approx(expected[0], abs=1e-9)
+    assert average_recall(matched)(np.ones(1)) == expected[8] == recall
+
+
 def test_weights_count_as_repeated_images() -> None:
     rng = np.random.default_rng(7)
     scenes = [random_scene(rng, decimals=12) for _ in range(12)]
@@ -198,6 +209,8 @@ def test_intervals_of_a_mean_are_those_of_the_normal_law() -> None:
     assert found.value == pytest.approx(values.mean())
     assert found.low == pytest.approx(values.mean() - half, abs=0.03)
     assert found.high == pytest.approx(values.mean() + half, abs=0.03)
+    narrow = Resampling(range(400), resamples=2000, confidence=0.5).estimate(mean(values))
+    assert narrow.high - narrow.low == pytest.approx(2 * half * 0.6745 / 1.96, rel=0.1)
 
 
 def test_answers_about_one_image_are_drawn_together() -> None:

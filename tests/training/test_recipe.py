@@ -59,6 +59,10 @@ def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
         ("[validation]\nshare = 0.1", "missing key validation.every"),
         ("[validation]\nevery = 5", "either data or a share"),
         ("[validation]\nevery = 5\nshare = 0.1\ndata = 'val.jsonl'", "either data or a share"),
+        (
+            "[loss]\nlocation_sigma = [-1.0, 2.0]\nlabel_smoothing = 1.0\ndense = -0.5",
+            "location_sigma must be 0 or more; label_smoothing must be 0 or more and below 1; dense must be 0 or more",
+        ),
         ("[data.augment]\nshift = 3.0", "shift must be 0 to 1, got 3.0"),
         ("[[data.stages]]\nscene = {}", "missing key data.stages[0].from_step"),
         (
@@ -154,11 +158,12 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end(
     assert (fall <= 1e-12).all()
     if warmup < steps:
         assert rates[warmup] == pytest.approx(peak)
-        assert learning_rate(steps, recipe) == pytest.approx(peak * final)
+        assert learning_rate(steps + 7, recipe) == pytest.approx(peak * final)
         assert abs(fall).max(initial=0.0) <= peak * np.pi / 2 / (steps - warmup) * (1 + 1e-9)
 
 
 def test_geometric_goes_by_equal_ratios_and_is_off_at_zero() -> None:
     values = [geometric(step, 5, (16.0, 1.0)) for step in range(5)]
     np.testing.assert_allclose(values, [16, 8, 4, 2, 1])
-    assert geometric(3, 5, (0.0, 0.0)) == 0.0
+    assert [geometric(2, 5, ends) for ends in ((0.0, 0.0), (0.0, 4.0), (4.0, 0.0))] == [0.0] * 3
+    assert (geometric(0, 1, (16.0, 1.0)), geometric(9, 5, (16.0, 1.0))) == pytest.approx((16.0, 1.0))

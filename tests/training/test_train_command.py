@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from florence_edge.cli import FAILED, INTERRUPTED
 from florence_edge.cli import main as commands
 from florence_edge.cli.main import main
 from florence_edge.errors import BundleError, DependencyError, InputError
@@ -197,6 +199,36 @@ def test_the_command_resumes_and_tells_where_the_checkpoint_is(
     second = json.loads(capsys.readouterr().out)
     assert (second["step"], second["finished"]) == (3, True)
     assert (Path(second["checkpoint"]) / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_with_its_own_code_and_the_next_call_finishes(
+    tmp_path: Path,
+    tuning: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., int],
+    number: signal.Signals,
+) -> None:
+    arguments = (_recipe(tmp_path, tuning), tmp_path / "run")
+
+    def note(line: dict[str, float]) -> str:
+        os.kill(os.getpid(), number)
+        return ""
+
+    with monkeypatch.context() as patch:
+        patch.setattr("florence_train.train_command._note", note)
+        assert command(*arguments) == INTERRUPTED
+    assert "saved after step" in capsys.readouterr().out
+    assert command(*arguments) == 0
+    assert command(*arguments, "--until", "99") == 0
+
+
+def test_a_device_that_torch_does_not_know_is_said(
+    tmp_path: Path, tuning: str, capsys: pytest.CaptureFixture[str], command: Callable[..., int]
+) -> None:
+    assert command(_recipe(tmp_path, tuning), tmp_path / "run", "--device", "gpu0") == FAILED
+    assert "device is 'gpu0', which torch does not know; use cpu" in capsys.readouterr().err
 
 
 def test_a_dry_run_says_what_a_run_costs_and_writes_nothing(

@@ -13,6 +13,7 @@ import torch
 from florence_edge.errors import InputError
 from florence_edge.options import SearchConfig
 from florence_train.batch import GROUP, Sample, collate
+from florence_train.loop.averages import Averages
 from florence_train.losses import IGNORE
 from florence_train.recipe import LossRecipe
 from florence_train.trainer import Trainer
@@ -44,6 +45,30 @@ def test_answers_of_like_length_are_padded_together() -> None:
 def test_a_batch_without_prompts_has_no_labels() -> None:
     batch = collate([replace(sample, turns=()) for sample in Squares().samples(0)], SearchConfig())
     assert (len(batch.turns), len(batch.labels())) == (0, 0)
+
+
+def test_a_batch_has_dense_targets_where_every_sample_has() -> None:
+    first, second, *_ = Squares().samples(0)
+    assert collate([first, second], SearchConfig()).dense is not None
+    assert collate([first, replace(second, dense=None)], SearchConfig()).dense is None
+
+
+def test_the_average_forgets_the_start_and_then_moves_slowly() -> None:
+    """Of a weight that jumps from 0 to 1, and of a counter, which has no average."""
+    model = torch.nn.BatchNorm1d(1)
+    torch.nn.init.zeros_(model.weight)
+    averages = Averages(model, 0.5)
+    torch.nn.init.ones_(model.weight)
+    left = 1.0
+    for step in range(20):
+        model.num_batches_tracked = torch.tensor(step + 1)
+        averages.move(model, step)
+        left *= min(0.5, (1 + step) / (10 + step))
+        assert averages.values["weight"].item() == pytest.approx(1 - left)
+        assert averages.values["num_batches_tracked"] == step + 1
+    saved = {name: value + 1 for name, value in averages.values.items()}
+    averages.restore(saved)
+    assert averages.values == saved
 
 
 def test_one_batch_is_learnt_by_heart(tmp_path: Path) -> None:

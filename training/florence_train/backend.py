@@ -22,11 +22,10 @@ from torch import Tensor
 
 from florence_edge import search
 from florence_edge.backends import Hypothesis, ImageFeatures
-from florence_edge.backends.request import Bounds, Request, check_pixels, make_request
+from florence_edge.backends.request import Bounds, Request, check_pixels, foreign, make_request
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, InputError, listing
 from florence_edge.geometry import AnyArray, Float32Array, Int32Array, Int64Array
-from florence_edge.manifest import Limits
 from florence_edge.options import FormedConfig, SearchConfig, SearchOptions
 
 from .checkpoint import load_checkpoint
@@ -84,7 +83,7 @@ class TorchBackend:
         Raises `InputError` for another dtype or shape, `BackendError` for features that are not finite.
         """
         model = self._opened()
-        check_pixels(pixels, (None, model.config.vision.in_channels, None, None))
+        check_pixels(pixels, ("B", model.config.vision.in_channels, "H", "W"))
         engine = self._on_device(model)
         with torch.inference_mode():
             given = torch.tensor(pixels)
@@ -138,10 +137,9 @@ class TorchBackend:
         """Checks a call; the model, the features [B, N, D] and what is asked about them."""
         model = self._opened()
         if not isinstance(features, TorchFeatures):
-            raise InputError(f"features are {type(features).__name__}; encode the image with the backend that is asked")
+            raise foreign(features)
         text = model.config.text
-        limits = Limits(text.max_positions - features.values.shape[1], text.max_positions - 1)
-        bounds = Bounds(limits, self._search, text.vocab_size)
+        bounds = Bounds(text.limits(features.values.shape[1]), self._search, text.vocab_size)
         return model, features.values, make_request(bounds, len(features), prompt_ids, options, image_of)
 
     def _opened(self) -> FlorenceModel:
@@ -204,7 +202,12 @@ def open_backend(bundle: Bundle, *, threads: int | None = None, providers: Seque
     model, _ = load_checkpoint(find_checkpoint(bundle))
     if threads is not None:
         torch.set_num_threads(threads)
-    return TorchBackend(model.to("cuda" if torch.cuda.is_available() else "cpu"), bundle.manifest.search)
+    return TorchBackend(model.to(best_device()), bundle.manifest.search)
+
+
+def best_device() -> str:
+    """A GPU where torch has one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def find_checkpoint(bundle: Bundle) -> Path:

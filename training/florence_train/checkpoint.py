@@ -23,13 +23,14 @@ from torch import Tensor
 
 from florence_edge.errors import CheckpointError, InputError
 from florence_edge.options import SearchConfig
+from florence_edge.tokens import TOKENIZER_FILE
 
 from .folder import CONFIG_FILE, WEIGHTS_FILE, read_weights, write_json
 from .generation import GENERATION_FILE, generation_document
 from .model import FlorenceConfig, FlorenceModel
 from .names import EMBEDDING, MICROSOFT, NATIVE, rename, restore
 from .published_config import Layout, Published, native_documents, read_config
-from .tokenizer import BASE_TOKENS, IMAGE_TOKEN, TOKENIZER_FILE, load_tokenizer, token_id, token_ids, with_image_token
+from .tokenizer import BASE_TOKENS, IMAGE_TOKEN, load_tokenizer, token_id, token_ids, with_image_token
 
 TABLES = {Layout.MICROSOFT: MICROSOFT, Layout.NATIVE: NATIVE}
 METADATA_FILE = "metadata.json"

@@ -15,10 +15,11 @@ from typing import Any
 from florence_edge.errors import listing
 from florence_edge.options import SearchConfig
 from florence_edge.schema import decode
+from florence_edge.tokens import TOKENIZER_FILE
 
 from .folder import CONFIG_FILE, read_json, read_optional_json
 from .published_config import Layout, Published, read_config
-from .tokenizer import BASE_TOKENS, TOKENIZER_FILE, load_tokenizer, token_id
+from .tokenizer import BASE_TOKENS, load_tokenizer, token_id
 
 GENERATION_FILE = "generation_config.json"
 
@@ -62,7 +63,7 @@ def read_generation(folder: str | Path) -> SearchConfig:
     published = read_config(folder)
     stated = _stated(folder, published)
     notes: list[str] = []
-    defaults = SearchConfig().to_dict() | _ids(folder) | {"max_new_tokens": published.config.text.max_positions - 1}
+    defaults = SearchConfig().to_dict() | _ids(folder) | {"max_new_tokens": published.config.limits.new_tokens}
     values = dict(defaults)
     for name, key in {**ESSENTIAL, **OPTIONAL}.items():
         values[name] = _choice(name, key, stated, defaults, notes)

@@ -148,6 +148,13 @@ class LossRecipe:
     label_smoothing: float = 0.0
     dense: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check(
+            ("location_sigma must be 0 or more", min(self.location_sigma) >= 0),
+            ("label_smoothing must be 0 or more and below 1", 0 <= self.label_smoothing < 1),
+            ("dense must be 0 or more", self.dense >= 0),
+        )
+
 
 @dataclass(frozen=True)
 class OutputRecipe:

@@ -20,6 +20,6 @@ def geometric(step: int, steps: int, ends: tuple[float, float]) -> float:
     """A value that goes from the first to the second of `ends` by equal ratios; constant 0 when either is 0."""
     first, last = ends
     if first <= 0 or last <= 0:
-        return max(0.0, last)
+        return 0.0
     progress = min(1.0, step / max(1, steps - 1))
     return math.exp((1 - progress) * math.log(first) + progress * math.log(last))

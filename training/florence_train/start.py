@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from florence_edge.errors import InputError
 from florence_edge.options import SearchConfig
-from florence_edge.tokens import Tokens
+from florence_edge.tokens import TOKENIZER_FILE, Tokens
 
 from .checkpoint import load_checkpoint
 from .corpus import texts
@@ -23,8 +23,6 @@ from .model import FlorenceConfig, FlorenceModel
 from .recipe import Recipe
 from .scratch import order_locations
 from .tokenizer import load_tokenizer, train_tokenizer
-
-_TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def _from_checkpoint(recipe: Recipe) -> Start:
 
 def _from_nothing(recipe: Recipe, folder: Path, devices: Devices) -> Start:
     """A new model for tabletop scenes, and a tokenizer trained on what is said about them."""
-    path = folder / _TOKENIZER
+    path = folder / TOKENIZER_FILE
     if devices.main and not path.exists():
         corpus = texts(recipe.tokenizer.scenes, seed=recipe.data.seed)
         train_tokenizer(corpus, text_tokens=recipe.tokenizer.text_tokens).save(str(path))
@@ -74,7 +72,7 @@ def _from_nothing(recipe: Recipe, folder: Path, devices: Devices) -> Start:
     model = FlorenceModel(replace(recipe.model, text=replace(recipe.model.text, vocab_size=vocabulary.size)))
     order_locations(model, vocabulary)
     # Scene descriptions repeat their trigrams ("in front of", "with a"): the published ban would garble them.
-    generation = SearchConfig(no_repeat_ngram=0, max_new_tokens=recipe.model.text.max_positions - 1)
+    generation = SearchConfig(no_repeat_ngram=0, max_new_tokens=recipe.model.limits.new_tokens)
     return Start(model, tokenizer, generation)
 
 

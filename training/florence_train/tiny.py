@@ -49,6 +49,6 @@ def write_tiny_checkpoint(folder: str | Path, *, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FlorenceModel(config)
-    generation = SearchConfig(max_new_tokens=config.text.max_positions - 1)
+    generation = SearchConfig(max_new_tokens=config.limits.new_tokens)
     save_checkpoint(model, config, folder, tokenizer=tokenizer, generation=generation, metadata={"seed": seed})
     return Path(folder)

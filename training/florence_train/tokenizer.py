@@ -14,13 +14,13 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from florence_edge.errors import CheckpointError
+from florence_edge.tokens import TOKENIZER_FILE
 from florence_edge.vocabulary import SPECIAL_TOKENS
 
 from .folder import read_json
 
 IMAGE_TOKEN = "<image>"
 BASE_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
-TOKENIZER_FILE = "tokenizer.json"
 _CODES = "(?<=[0-9A-Z])[0-9A-Z]|[0-9A-Z](?=[0-9A-Z])"
 
 
@@ -83,10 +83,9 @@ def train_tokenizer(texts: Iterable[str], *, text_tokens: int) -> Tokenizer:
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
-    """Returns the id of a token; `KeyError` for one that the tokenizer does not have."""
+    """Returns the id of a token that the tokenizer has."""
     index = tokenizer.token_to_id(token)
-    if index is None:
-        raise KeyError(token)
+    assert index is not None, token
     return index
 
 

@@ -22,12 +22,17 @@ from .run import LABELS, annotate
 
 @dataclass(frozen=True)
 class Labelling:
-    """How every round labels: images as `open_images` takes them, questions, filters, and the file of clean labels."""
+    """How every round labels: images as `open_images` takes them, questions, filters, and the file of clean labels.
+
+    `backend` and `threads` are as in `open_model`.
+    """
 
     source: str
     plan: Plan
     clean: str | Path
     filters: tuple[Filter, ...] = ()
+    backend: str = "onnx"
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def iterate(
     labeller = model
     for number in range(1, rounds + 1):
         folder = Path(out) / f"round-{number}"
-        with open_model(labeller) as opened:
+        with open_model(labeller, backend=labelling.backend, threads=labelling.threads) as opened:
             annotate(opened, labelling.source, out=folder / "labels", plan=labelling.plan, filters=labelling.filters)
         labels = merge(labelling.clean, folder / "labels" / LABELS, out=folder / LABELS)
         merged = replace(recipe, data=replace(recipe.data, source=str(folder / LABELS)))

@@ -8,27 +8,16 @@ from pathlib import Path
 import torch
 
 from florence_edge import __version__
-from florence_edge.bundle import MANIFEST, Bundle, sha256
-from florence_edge.manifest import (
-    FileRecord,
-    Graph,
-    Graphs,
-    Limits,
-    Manifest,
-    Producer,
-    Source,
-    Tensor,
-    TokenizerInfo,
-)
+from florence_edge.bundle import MANIFEST, Bundle, file_record
+from florence_edge.manifest import Graph, Graphs, Manifest, Producer, Source, Tensor, TokenizerInfo
 from florence_edge.model import Florence
-from florence_edge.tokens import Tokens
-from florence_train.backend import TorchBackend
+from florence_edge.tokens import TOKENIZER_FILE, Tokens
+from florence_train.backend import TorchBackend, best_device
 from florence_train.checkpoint import load_checkpoint
 from florence_train.folder import CONFIG_FILE, WEIGHTS_FILE, digest
 from florence_train.generation import read_generation
 from florence_train.model import FlorenceConfig
 from florence_train.published_config import read_config
-from florence_train.tokenizer import TOKENIZER_FILE
 
 
 def open_model(source: str | Path, *, backend: str = "onnx", threads: int | None = None) -> Florence:
@@ -47,33 +36,31 @@ def open_checkpoint(folder: str | Path) -> Florence:
     model, config = load_checkpoint(path)
     generation = read_generation(path)
     manifest = _manifest(path, config)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Florence(Bundle(path, manifest), TorchBackend(model.to(device).eval(), generation))
+    return Florence(Bundle(path, manifest), TorchBackend(model.to(best_device()).eval(), generation))
 
 
 def _manifest(folder: Path, config: FlorenceConfig) -> Manifest:
     """What a bundle of this checkpoint would say of it, but for graphs: torch's modules stand in their place."""
-    vocabulary = Tokens.load(folder / TOKENIZER_FILE).vocabulary
-    positions, image = config.text.max_positions, config.image
+    tokenizer = folder / TOKENIZER_FILE
+    image = config.image
     pixels = Tensor("pixels", "float32", ("B", config.vision.in_channels, image.height, image.width))
     seen = config.image_tokens(image.height, image.width)
     features = Tensor("features", "float32", ("B", seen, config.text.dim))
     logits = Tensor("logits", "float32", ("B", "T", config.text.vocab_size))
     prompt = Tensor("prompt_ids", "int64", ("B", "T"))
-    record = FileRecord(sha256(folder / TOKENIZER_FILE), (folder / TOKENIZER_FILE).stat().st_size)
     return Manifest(
         producer=Producer("florence-edge", __version__, platform.python_version(), torch=str(torch.__version__)),
         source=Source(folder.name, read_config(folder).layout.value, digest(folder)),
         precision="fp32",
         model=config.to_dict(),
         image=image,
-        tokenizer=TokenizerInfo(TOKENIZER_FILE, vocabulary.first, vocabulary.bos, vocabulary.pad, vocabulary.eos),
-        limits=Limits(positions - seen, positions - 1),
+        tokenizer=TokenizerInfo.of(TOKENIZER_FILE, Tokens.load(tokenizer).vocabulary),
+        limits=config.limits,
         search=read_generation(folder),
         graphs=Graphs(
             Graph(WEIGHTS_FILE, (pixels,), (features,)),
             Graph(WEIGHTS_FILE, (features, prompt), (logits,)),
             Graph(WEIGHTS_FILE, (prompt,), (logits,)),
         ),
-        files={TOKENIZER_FILE: record},
+        files={TOKENIZER_FILE: file_record(tokenizer)},
     )

@@ -85,7 +85,7 @@ class Plan:
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tokens of all tasks asked."""
-        return tuple(dict.fromkeys([*(ask.token for ask in self.asks), *(task.token for task, _ in self.derived)]))
+        return tuple(dict.fromkeys([*(ask.row.token for ask in self.asks), *(task.token for task, _ in self.derived)]))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that decides the questions, as plain values."""
@@ -139,7 +139,7 @@ def answer(model: Florence, image: Prepared, *, plan: Plan) -> tuple[dict[str, R
     errors: dict[str, FlorenceError] = {}
     first: dict[str, tuple[Task, Given]] = {}
     for ask in plan.asks:
-        task, given = find(ask.token), _given(ask)
+        task, given = ask.row, _given(ask)
         try:
             first[write_prefix(task, given, view.size)] = (task, given)
         except InputError as error:
@@ -161,7 +161,7 @@ def answer(model: Florence, image: Prepared, *, plan: Plan) -> tuple[dict[str, R
 
 def _given(ask: Ask) -> Given:
     """An input of one's own in the form of training data."""
-    kind = find(ask.token).input
+    kind = ask.row.input
     if kind is InputKind.CLASSES:
         return ask.labels()
     if kind is InputKind.BOX:

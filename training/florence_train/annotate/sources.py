@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ import numpy as np
 from PIL import Image
 
 from florence_edge.errors import FlorenceError, InputError
-from florence_edge.files import writing
+from florence_edge.files import state_of, writing
 from florence_edge.geometry import UInt8Array
+from florence_edge.images import IMAGE_SUFFIXES
 from florence_edge.stream import Frame, Source, SourceError, open_source
 from florence_edge.stream.pictures import NO_IMAGE, Pictures, expand
 from florence_edge.stream.uris import parse, tag_of
-from florence_train.data.record import IMAGE_SUFFIXES, FilePicture, PackedPicture
+from florence_train.data.record import FilePicture, PackedPicture
 
 IMAGES = "images"
 """The folder of pictures that are no files of their own."""
@@ -39,11 +39,7 @@ class Shards:
     @property
     def identity(self) -> str:
         """A digest over the shards' paths, sizes and times of change."""
-        digest = hashlib.sha256()
-        for path in self._files:
-            state = path.stat()
-            digest.update(f"{path.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
+        return state_of(self._files)
 
     def pictures(self) -> Iterator[tuple[str, PackedPicture]]:
         """Every image with its name; `SourceError` for a shard that cannot be read."""

@@ -9,11 +9,12 @@ import numpy as np
 
 from florence_edge.errors import InputError
 from florence_edge.geometry import Float32Array, ImageSize
+from florence_edge.images import IMAGE_SUFFIXES
 from florence_edge.results import Quads
 from florence_train.examples import Box, Example, as_box
 
 from .collector import Collector, allowed_tasks
-from .record import IMAGE_SUFFIXES, Check, Dataset
+from .record import Check, Dataset
 from .truths import text, unknown
 
 TASKS = ("<OCR_WITH_REGION>", "<OCR>", "<REGION_TO_OCR>")

@@ -22,9 +22,6 @@ Check = Literal["header", "decode"]
 PNG files are decoded either way: what turns them upright may stand behind their pixels.
 """
 
-IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-"""What counts as an image among the files of a data set."""
-
 
 class Picture(Protocol):
     """An image that is read when it is needed."""

@@ -16,10 +16,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from florence_edge.errors import InputError
+from florence_edge.images import IMAGE_SUFFIXES
 
 from .collector import Collector
 from .jsonl import KEYS, fields_of, turns
-from .record import IMAGE_SUFFIXES, Check, Dataset, FilePicture, PackedPicture, Record
+from .record import Check, Dataset, FilePicture, PackedPicture, Record
 from .turns import read_turn
 
 

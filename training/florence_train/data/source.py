@@ -31,8 +31,8 @@ from .record import Dataset, Record
 class RecordSource:
     """Annotated images, with the turns of each drawn by the recipe's task weights.
 
-    Raises `InputError` that lists the examples whose prompt or answer is longer than the model's positions, so that
-    none of them ends a run; `fitting` leaves those out of a data set beforehand. With an `augmentation` every sample is
+    Raises `InputError` that lists the examples whose prompt or answer is longer than the model's limits, so that none
+    of them ends a run; `fitting` leaves those out of a data set beforehand. With an `augmentation` every sample is
     a new draw of it.
     """
 
@@ -85,15 +85,17 @@ def draw(
 
 
 def too_long(record: Record, model: FlorenceConfig, tokens: Tokens) -> list[str]:
-    """The examples of a record whose prompt (behind the image) or answer has more tokens than the model positions."""
-    rows, columns = model.vision.grid(model.image.height, model.image.width)
-    room = {"prompt": model.text.max_positions - 1 - rows * columns, "answer": model.text.max_positions}
+    """The examples of a record whose prompt or answer has more tokens than the model's limits."""
+    limits = model.limits
     faults = []
     for example in record.examples:
         turn = _turn(tokens, example, record)
-        for what, ids in (("prompt", turn.prompt), ("answer", turn.answer)):
-            if len(ids) > room[what]:
-                faults.append(f"{record.name}: {example.task}: the {what} has {len(ids)} tokens, at most {room[what]}")
+        for what, ids, most in (
+            ("prompt", turn.prompt, limits.prompt_tokens),
+            ("answer", turn.answer, limits.new_tokens),
+        ):
+            if len(ids) > most:
+                faults.append(f"{record.name}: {example.task}: the {what} has {len(ids)} tokens, at most {most}")
     return faults
 
 

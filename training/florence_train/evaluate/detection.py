@@ -154,14 +154,14 @@ def _gather(rows: Sequence[Any]) -> Matched:
     """One class over all images, from what COCOeval keeps per image (None where there is neither truth nor answer)."""
     shape = (len(THRESHOLDS), 0)
     kept = [(answer, row) for answer, row in enumerate(rows) if row is not None]
-    counts = [len(row["dtScores"][:MOST]) for _, row in kept]
+    counts = [len(row["dtScores"]) for _, row in kept]
     objects = np.zeros(len(rows), np.int64)
     for answer, row in kept:
         objects[answer] = int((np.asarray(row["gtIgnore"]) == 0).sum())
-    matches = np.concatenate([np.zeros(shape), *(row["dtMatches"][:, :MOST] for _, row in kept)], axis=1)
-    ignored = np.concatenate([np.zeros(shape), *(row["dtIgnore"][:, :MOST] for _, row in kept)], axis=1)
+    matches = np.concatenate([np.zeros(shape), *(row["dtMatches"] for _, row in kept)], axis=1)
+    ignored = np.concatenate([np.zeros(shape), *(row["dtIgnore"] for _, row in kept)], axis=1)
     return Matched(
-        np.array([score for _, row in kept for score in row["dtScores"][:MOST]], np.float32),
+        np.array([score for _, row in kept for score in row["dtScores"]], np.float32),
         np.repeat(np.array([answer for answer, _ in kept], np.int64), counts),
         matches > 0,
         ignored > 0,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from florence_edge.cli.pictures import annotated
+from florence_edge.drawing.asked import annotated
 from florence_edge.errors import FlorenceError
 from florence_edge.geometry import ImageSize
 from florence_edge.grammar import format_answer

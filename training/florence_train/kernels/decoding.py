@@ -38,9 +38,9 @@ class Shape:
     @classmethod
     def of(cls, model: FlorenceModel, image_tokens: int, request: Request) -> Shape:
         """The shape that holds a request; its prompts are padded as far as the encoder's positions allow."""
-        room = model.config.text.max_positions - image_tokens
-        prompt_tokens = min(-(-request.prompt_ids.shape[1] // PROMPT_BUCKET) * PROMPT_BUCKET, room)
-        plan = SearchPlan.of(len(request.prompt_ids), model.config.text.vocab_size, request.config)
+        text, wanted = model.config.text, -(-request.prompt_ids.shape[1] // PROMPT_BUCKET) * PROMPT_BUCKET
+        prompt_tokens = min(wanted, text.limits(image_tokens).prompt_tokens)
+        plan = SearchPlan.of(len(request.prompt_ids), text.vocab_size, request.config)
         return cls(plan, image_tokens, prompt_tokens)
 
 

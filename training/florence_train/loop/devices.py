@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from florence_edge.errors import InputError
+from florence_train.backend import best_device
 from florence_train.recipe import Sharding
 
 AUTO = "auto"
@@ -24,7 +25,12 @@ class Devices:
     rank, world = 0, 1
 
     def __init__(self, device: str = "cpu") -> None:
-        self.device = torch.device(_best() if device == AUTO else device)
+        try:
+            self.device = torch.device(best_device() if device == AUTO else device)
+        except RuntimeError as error:
+            raise InputError(
+                f"device is {device!r}, which torch does not know; use cpu, cuda, cuda:1 or auto"
+            ) from error
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise InputError(f"device is {device!r}, but torch finds no CUDA GPU; use cpu, or a torch built for CUDA")
 
@@ -66,7 +72,7 @@ def open_devices(device: str = "cpu", *, shard: Sharding = "none") -> Devices:
         return Devices(device)
     from .distributed import Processes
 
-    return Processes(_best() if device == AUTO else device, shard=shard)
+    return Processes(best_device() if device == AUTO else device, shard=shard)
 
 
 def processes() -> int:
@@ -77,7 +83,3 @@ def processes() -> int:
 def is_main() -> bool:
     """Whether this is the process that reports."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def _best() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from florence_edge.errors import InputError, listing
+from florence_edge.manifest import Limits
 from florence_edge.preprocess import ImageSpec
 from florence_edge.schema import decode
 
@@ -109,6 +110,14 @@ class TextConfig:
             faults.append(f"unused_tokens outside the vocabulary of {self.vocab_size}: {outside}")
         _raise("text config", faults)
 
+    def limits(self, image_tokens: int) -> Limits:
+        """What an image of so many tokens leaves of the encoder's positions; the decoder's first is the start token's.
+
+        An answer may have a token less than the decoder has positions, as in transformers, where the limit counts the
+        start token.
+        """
+        return Limits(prompt_tokens=self.max_positions - image_tokens, new_tokens=self.max_positions - 1)
+
 
 @dataclass(frozen=True)
 class FlorenceConfig:
@@ -137,6 +146,11 @@ class FlorenceConfig:
             faults.append(f"its {1 + rows * columns} image tokens leave no room for a prompt in {positions} positions")
         _raise(f"an image of {height}x{width} (height x width) pixels cannot be encoded", faults)
         return 1 + rows * columns
+
+    @property
+    def limits(self) -> Limits:
+        """Most tokens of a prompt and of an answer, for images of the model's own size."""
+        return self.text.limits(self.image_tokens(self.image.height, self.image.width))
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, ready for JSON; `from_dict` is the inverse."""

@@ -130,8 +130,8 @@ def _clear(
 
 def text_quad(item: Item, camera: Camera) -> Float64Array:
     """The corners [4, 2] of an item's text on the picture, clockwise from the text's own top left."""
-    if item.text is None or item.face is None:
-        raise ValueError("this item carries no text")
+    assert item.text is not None
+    assert item.face is not None
     corners = lettering.ink_quad(item.text, *item.face_size) / np.array(item.face_size)
     return camera.project(item.face[0] + corners @ item.face[1:])[0]
 
