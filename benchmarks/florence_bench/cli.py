@@ -9,16 +9,15 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from florence_edge.cli import UsageError
-from florence_edge.cli.output import add_json, print_json, progress, table
+from florence_edge.cli import SLOWER, UsageError
+from florence_edge.cli.options import A_BUNDLE, above_zero, add_engine, add_json, add_out, positive
+from florence_edge.cli.output import print_json, progress, table
 
 if TYPE_CHECKING:
     from .report import Report
     from .settings import RaceSettings, Rival, Settings
     from .tables import Table
 
-SLOWER = 3
-"""Exit code of `--compare` when a figure got slower; 1 and 2 are errors, as with every command."""
 QUICK: dict[str, Any] = {"tokens": 8, "seconds": 0.2, "warmup_seconds": 0.05, "runs": 3, "cold_starts": 1}
 """What `--quick` measures with: enough to see that everything works, not enough to believe a number."""
 
@@ -30,38 +29,51 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="measure latency, memory, energy and throughput; race rivals; compare results",
         description="Measures a bundle on this machine and writes JSON, Markdown and HTML.",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="a bundle folder or the name of a bundled model")
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help=A_BUNDLE)
     parser.add_argument("images", metavar="IMAGE", nargs="*", type=Path, help="images to ask about [a drawn scene]")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="compare two result files")
-    parser.add_argument("--force", action="store_true", help="compare results of different machines or settings")
     parser.add_argument(
-        "--threshold", type=float, default=0.02, help="smallest change --compare calls one (default: 0.02)"
+        "--force", action="store_true", help="with --compare: also results of different machines or settings"
     )
-    parser.add_argument("--out", type=Path, help="folder for results [benchmarks/results]")
-    parser.add_argument("--label", help="a word for the files' names, to keep several runs of one bundle")
-    _add_measuring(parser.add_argument_group("what is measured"))
-    _add_racing(parser.add_argument_group("rivals"))
+    parser.add_argument(
+        "--threshold",
+        type=above_zero,
+        default=0.02,
+        metavar="X",
+        help="with --compare: the smallest share that counts as a change [%(default)s]",
+    )
+    add_out(parser, what="folder for results [benchmarks/results]")
+    parser.add_argument("--label", metavar="WORD", help="part of the files' names, to keep several runs of one bundle")
     add_json(parser)
+    _add_measuring(parser.add_argument_group("what is measured"))
+    add_engine(parser, model="").add_argument(
+        "--providers", nargs="+", metavar="NAME", help="ONNX Runtime execution providers, the preferred first"
+    )
+    _add_racing(parser.add_argument_group("rivals"))
     parser.set_defaults(run=run)
 
 
 def _add_measuring(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--task", help="the task [caption]")
-    group.add_argument("--input", nargs="+", help="what the task takes: a phrase, or class names")
-    group.add_argument("--tokens", type=int, help="tokens of every answer [32]")
-    group.add_argument("--beams", type=int, help="beams [the bundle's]")
-    group.add_argument("--backend", help="the engine [onnx]")
-    group.add_argument("--providers", nargs="+", help="ONNX Runtime execution providers, the preferred first")
-    group.add_argument("--threads", type=int, help="CPU threads [the engine's choice]")
-    group.add_argument("--warmup", dest="warmup_seconds", type=float, help="seconds before measuring [1]")
-    group.add_argument("--seconds", type=float, help="seconds of every measurement [10]")
-    group.add_argument("--runs", type=int, help="least runs of every measurement [10]")
-    group.add_argument("--cold-starts", type=int, help="fresh processes [3]")
-    group.add_argument("--scenarios", type=_words, help="of single,multi,offline,server, or none [all]")
-    group.add_argument("--rates", dest="camera_rates", type=_rates, help="camera rates in Hz, or none [10,30]")
-    group.add_argument("--server-bound-ms", type=float, help="latency bound of the server [twice the median]")
-    group.add_argument("--growth", type=_words, help="of tokens,beams,batch,pixels [none]")
-    group.add_argument("--seed", type=int, help="seed of arrivals and resampling [0]")
+    group.add_argument("--task", metavar="TASK", help="as in florence-edge run [caption]")
+    group.add_argument(
+        "--input", action="extend", nargs="+", metavar="TEXT", help="what the task takes: a phrase, or class names"
+    )
+    group.add_argument("--tokens", type=positive, metavar="N", help="tokens of every answer [32]")
+    group.add_argument("--warmup", dest="warmup_seconds", type=float, metavar="S", help="seconds before measuring [1]")
+    group.add_argument("--seconds", type=above_zero, metavar="S", help="seconds of every measurement [10]")
+    group.add_argument("--runs", type=positive, metavar="N", help="least runs of every measurement [10]")
+    group.add_argument("--cold-starts", type=int, metavar="N", help="fresh processes [3]")
+    group.add_argument(
+        "--scenarios", type=_words, metavar="NAME,NAME", help="of single,multi,offline,server, or none [all]"
+    )
+    group.add_argument(
+        "--rates", dest="camera_rates", type=_rates, metavar="HZ,HZ", help="camera rates, or none [10,30]"
+    )
+    group.add_argument(
+        "--server-bound-ms", type=above_zero, metavar="MS", help="latency bound of the server [twice the median]"
+    )
+    group.add_argument("--growth", type=_words, metavar="NAME,NAME", help="of tokens,beams,batch,pixels [none]")
+    group.add_argument("--seed", type=int, metavar="N", help="seed of arrivals and resampling [0]")
     group.add_argument("--quick", action="store_true", help="a few short runs of everything, to see that it works")
 
 
@@ -73,12 +85,18 @@ def _add_racing(group: argparse._ArgumentGroup) -> None:
         metavar="KIND=FOLDER",
         help="florence-edge=BUNDLE, or transformers, transformers-compile, onnx-community, openvino with a checkpoint",
     )
-    group.add_argument("--rounds", type=int, help="most rounds of the race [5]")
+    group.add_argument("--rounds", type=positive, metavar="N", help="most rounds of the race, 2 or more [5]")
     group.add_argument(
-        "--race-seconds", type=float, help="seconds of the race after which no third or further round is begun [480]"
+        "--race-seconds",
+        type=above_zero,
+        metavar="S",
+        help="seconds of the race after which no third or further round is begun [480]",
     )
     group.add_argument(
-        "--patience", type=float, help="seconds after which a contender that does not open or answer is left out [300]"
+        "--patience",
+        type=above_zero,
+        metavar="S",
+        help="seconds after which a contender that does not open or answer is left out [300]",
     )
 
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from florence_edge.health.checks import text_of
+
 from .power.nvml import Nvml
 
 LIBRARIES = (
@@ -69,8 +71,8 @@ class Machine:
 
 def this_machine(root: Path = Path("/")) -> Machine:
     """The machine this runs on; `root` is where `proc` and `sys` lie."""
-    info = _text(root / "proc/cpuinfo")
-    memory = re.search(r"^MemTotal:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    info = text_of(root / "proc/cpuinfo")
+    memory = re.search(r"^MemTotal:\s+(\d+) kB", text_of(root / "proc/meminfo"), re.MULTILINE)
     flags = set((_field(info, "flags") or _field(info, "Features") or "").split())
     with Nvml.open() as nvml:
         gpus = tuple(f"{gpu.name}, {round(gpu.memory_bytes / 2**30)} GiB" for gpu in nvml.gpus())
@@ -100,29 +102,16 @@ def installed(names: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def load_average(root: Path = Path("/")) -> float | None:
-    """How many processes ran or wanted to, on average over the last minute; None where the system does not say."""
-    found = re.match(r"[\d.]+", _text(root / "proc/loadavg"))
-    return float(found[0]) if found else None
-
-
 def _board(root: Path) -> str | None:
     """Single-board computers name themselves in the device tree; a virtual machine's firmware name says nothing."""
-    return _text(root / "proc/device-tree/model").strip("\0\n ") or None
+    return text_of(root / "proc/device-tree/model").strip("\0\n ") or None
 
 
 def _release(root: Path) -> str:
-    named = re.search(r'^PRETTY_NAME="?([^"\n]+)', _text(root / "etc/os-release"), re.MULTILINE)
+    named = re.search(r'^PRETTY_NAME="?([^"\n]+)', text_of(root / "etc/os-release"), re.MULTILINE)
     return named[1] if named else platform.system()
 
 
 def _field(info: str, name: str) -> str | None:
     found = re.search(rf"^{name}\s*:\s*(.+)$", info, re.MULTILINE)
     return found[1].strip() if found else None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

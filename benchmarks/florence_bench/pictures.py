@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from florence_edge.cli.demo_scene import scene
+from florence_edge.drawing.scene import scene
 from florence_edge.errors import ImageError
 from florence_edge.images import load_image
 

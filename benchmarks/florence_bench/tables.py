@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from florence_edge.cli.output import size
+from florence_edge.units import size
 
 from .camera import Camera
 from .compare import Comparison

@@ -14,7 +14,7 @@ import pytest
 
 from florence_bench import plots
 from florence_bench.bench import run_benchmark
-from florence_bench.cli import SLOWER, register, save
+from florence_bench.cli import register, save
 from florence_bench.compare import compare
 from florence_bench.errors import BenchmarkError
 from florence_bench.html import to_html
@@ -22,9 +22,9 @@ from florence_bench.json_schema import text as schema_text
 from florence_bench.markdown import to_markdown
 from florence_bench.report import SCHEMA, Report
 from florence_bench.settings import RaceSettings, Rival, Settings
-from florence_edge.cli import FAILED, USAGE
+from florence_edge.cli import FAILED, SLOWER, USAGE
 from florence_edge.cli import main as command
-from florence_edge.cli.demo_scene import scene
+from florence_edge.drawing.scene import scene
 from florence_edge.errors import BundleError, ImageError, InputError
 from support.bundles import tiny_bundle
 

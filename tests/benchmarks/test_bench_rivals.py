@@ -22,8 +22,8 @@ from florence_bench.race import line_up, make_workloads, race
 from florence_bench.remote import Worker
 from florence_bench.settings import RaceSettings, Rival
 from florence_bench.standings import Entry
-from florence_edge.cli.demo_scene import scene
 from florence_edge.codec import Codec
+from florence_edge.drawing.scene import scene
 from florence_edge.errors import CheckpointError, InputError
 from florence_edge.geometry import ImageSize
 from florence_edge.tasks import find

@@ -113,6 +113,21 @@ def test_a_camera_drops_what_it_must_and_nothing_else(service: float, rate: floa
         assert run.drops > run.sent / 2
 
 
+def test_a_camera_run_in_numbers() -> None:
+    clock = VirtualClock(start=77)
+    steady = watch(Worker(clock, 0.05, 0.08), clock, rate=10, seconds_long=0.5, images=3)
+    # Answered at 50, 180, 250, 380 and 450 ms: every interval is 30 ms from their mean of 100 ms.
+    assert steady.jitter_ms
+    assert steady.jitter_ms.samples == (30.0,) * 4
+    assert (steady.seconds, steady.frames_per_second, steady.drop_share) == (0.45, 10.0, 0.0)
+    worker = Worker(clock, 0.15)
+    late = watch(worker, clock, rate=10, seconds_long=1, images=4)
+    assert worker.asked == [[number % 4] for number in (0, 1, 3, 4, 6, 7, 9)]
+    assert late.latency_ms.samples == (150, 200, 150, 200, 150, 200, 150)
+    assert (late.drops, late.drop_share, late.frames_per_second) == pytest.approx((3, 0.3, 7 / 1.05))
+    assert watch(worker, clock, rate=1, seconds_long=1, images=1).jitter_ms is None
+
+
 def test_the_peak_rate_of_a_steady_worker_is_just_above_its_own() -> None:
     # Every frame is later by the same bit, until one is passed over: 1 in 20 at 1 / (1 - 0.05) of the worker's rate.
     found = peak_rate([0.1])

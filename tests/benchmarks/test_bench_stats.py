@@ -1,8 +1,10 @@
-"""The statistics against NumPy, SciPy and the numbers that MLPerf LoadGen itself prints."""
+"""The statistics against NumPy, SciPy and what MLPerf LoadGen itself prints, and what is concluded from them."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,12 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from florence_bench.compare import _change
+from florence_bench.contenders import OURS, Job
 from florence_bench.errors import BenchmarkError
 from florence_bench.growth import judge
 from florence_bench.series import Series
+from florence_bench.standings import Entry, Record, Workload, standings
 from florence_bench.stats import (
     early_stopping,
     exponent,
@@ -23,6 +28,8 @@ from florence_bench.stats import (
     samples_needed,
     summarise,
 )
+from florence_edge.options import SearchConfig
+from florence_edge.preprocess import ImageSpec
 
 times = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=60)
 
@@ -34,12 +41,17 @@ def test_summaries_are_those_of_numpy(samples: list[float]) -> None:
     expected |= {f"p{share}": np.percentile(samples, share) for share in (90, 95, 99)}
     for name, value in expected.items():
         assert getattr(found, name) == pytest.approx(value, rel=1e-9)
-    if len(samples) > 1:
-        assert found.deviation == pytest.approx(np.std(samples, ddof=1), rel=1e-6, abs=1e-9)
-    low, high = np.percentile(samples, [25, 75])
-    fence = 1.5 * (high - low)
-    assert found.low_outliers + found.high_outliers <= len(samples)
-    assert abs(found.high_outliers - sum(np.asarray(samples) > high + fence)) <= samples.count(high + fence)
+    deviation = np.std(samples, ddof=1) if len(samples) > 1 else 0.0
+    assert found.deviation == pytest.approx(deviation, rel=1e-6, abs=1e-9)
+    assert found.variation == pytest.approx(deviation / np.mean(samples), rel=1e-6, abs=1e-9)
+    assert found.count == len(samples)
+
+
+@pytest.mark.parametrize(("ends", "outliers"), [((10, 90), (0, 0)), ((9, 90), (1, 0)), ((10, 91), (0, 1))])
+def test_outliers_lie_beyond_tukeys_fences(ends: tuple[float, float], outliers: tuple[int, int]) -> None:
+    """The quartiles are 40 and 60, so the fences 10 and 90."""
+    found = summarise([40, 40, 40, 50, 60, 60, 60, *ends])
+    assert (found.low_outliers, found.high_outliers) == outliers
 
 
 @given(times, st.floats(0, 1))
@@ -145,3 +157,51 @@ def test_the_verdict_on_growth_needs_the_whole_interval(power: float, verdict: s
 def test_growth_needs_two_sizes_and_costs(sizes: list[float], costs: list[list[float]]) -> None:
     with pytest.raises(BenchmarkError, match="two different sizes"):
         exponent(sizes, costs)
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict"),
+    [
+        ((102.0, 102.0, 102.0), "slower"),
+        ((101.9, 101.9, 101.9), "same"),
+        ((98.0, 98.0, 98.0), "faster"),
+        ((98.1, 98.1, 98.1), "same"),
+        ((60.0, 105.0, 150.0), "same"),
+        ((60.0, 95.0, 150.0), "same"),
+    ],
+)
+def test_a_change_must_be_large_and_certain(after: tuple[float, ...], verdict: str) -> None:
+    found = _change("total", Series.of([100.0] * 3), Series.of(after), 0.02)
+    assert (found.before_ms, found.after_ms, found.verdict) == (100.0, after[1], verdict)
+    assert found.ratio.value == pytest.approx(after[1] / 100)
+
+
+def record(name: str, kind: str, factor: float, *, beams: int = 3, last: float = 70.0) -> Record:
+    """Three rounds that take `factor` times as long, and as much memory, as those of factor 1."""
+    job = Job(kind, "folder", ImageSpec(), 577, 51289, (), 1, "onnx", None, "scratch")
+    answer = [70 * factor, 70 * factor, last * factor]
+    times = {"answer": answer, "first": [10 * factor] * 3}
+    ids: dict[str, tuple[tuple[int, ...], ...]] = {"answer": ((0, 5, 2),), "first": ((0, int(factor), 2),)}
+    return Record(Entry(name, job, beams), [100 * factor] * 3, ids, times, peak_bytes=int(1000 * factor))
+
+
+def test_a_duel_tells_how_many_times_as_long_the_other_takes() -> None:
+    # With the `</s>` at the limit forced, answers of 33 and 3 tokens lie 30 decoder steps apart.
+    search = SearchConfig(max_new_tokens=33)
+    workloads = [
+        Workload(name, Path("scene.png"), (), replace(search, max_new_tokens=tokens))
+        for name, tokens in (("answer", 33), ("first", 3))
+    ]
+    records = [record("ours", OURS, 1), record("other", "transformers", 3), record("greedy", "openvino", 2, beams=1)]
+    found = standings(records, [], workloads, rounds=3, seed=0)
+    (duel,) = found.duels
+    assert (duel.ours, duel.other, duel.memory) == ("ours", "other", 3.0)
+    assert set(duel.ratios) == {"answer", "first", "step", "cold start"}
+    for ratio in duel.ratios.values():
+        assert (ratio.low, ratio.value, ratio.high) == pytest.approx((3, 3, 3))
+    assert duel.identical == {"answer": True, "first": False}
+    steps = [finish.per_step_ms for finish in found.finishes]
+    assert [step.samples for step in steps if step] == [(2.0,) * 3, (6.0,) * 3, (4.0,) * 3]
+    noisy = standings([records[0], record("noisy", OURS, 3, last=10.0)], [], workloads, rounds=3, seed=0)
+    assert noisy.finishes[1].per_step_ms is None
+    assert all("step" not in duel.ratios for duel in noisy.duels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from florence_bench.work import stage_work
-from florence_edge.manifest import Manifest, Precision
+from florence_edge.manifest import Manifest, Precision, Tensor
 from florence_edge.preprocess import ImageSpec
 from florence_train.model import BASE, LARGE, FlorenceConfig, FlorenceModel
 from support.manifests import manifest
@@ -19,7 +20,10 @@ PUBLISHED = {"base": (BASE, 380, 57 + 8.4, 0.11 + 0.08), "large": (LARGE, 1488, 
 
 
 def manifest_of(config: FlorenceConfig) -> Manifest:
-    return replace(manifest(), model=config.to_dict(), image=config.image)
+    given = manifest()
+    pixels = Tensor("pixels", "float32", ("B", 3, "height", "width"))
+    graphs = replace(given.graphs, vision=replace(given.graphs.vision, inputs=(pixels,)))
+    return replace(given, model=config.to_dict(), image=config.image, graphs=graphs)
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
@@ -44,6 +48,35 @@ def test_vision_is_what_torch_counts(size: tuple[int, int]) -> None:
     work = stage_work(manifest_of(config), prompt_tokens=10, new_tokens=32, beams=3)
     assert work
     assert work["vision"].flops == pytest.approx(counter.get_total_flops(), rel=0.005)
+
+
+def test_the_least_bytes_are_every_matrix_once_what_goes_in_and_what_comes_out() -> None:
+    with torch.device("meta"):
+        model = FlorenceModel(BASE)
+
+    def weights(prefix: str) -> int:
+        found = [value.numel() for name, value in model.named_parameters() if re.match(prefix, name) and value.ndim > 1]
+        assert found
+        return sum(found)
+
+    cross = weights(r"decoder\.layers\.\d+\.cross_attention\.(key|value)")
+    tokens, dim, layers = 577, 768, BASE.text.decoder_layers
+    cached = 2 * layers * (tokens + 13) * dim
+    least = {
+        "vision": (weights(r"vision|projector\.proj"), 3 * 768 * 768 + tokens * dim),
+        "encoder": (weights(r"encoder\.layers") + cross, tokens * dim + cached),
+        "step": (
+            weights(r"decoder\.layers|embedding") - cross,
+            cached + 3 * (2 * layers * 10 * dim + BASE.text.vocab_size),
+        ),
+    }
+    precisions: tuple[tuple[Precision, int], ...] = (("fp32", 4), ("int8", 1))
+    for precision, size in precisions:
+        manifest = replace(manifest_of(BASE), precision=precision)
+        work = stage_work(manifest, prompt_tokens=13, new_tokens=20, beams=3)
+        assert work
+        for name, (matrices, moved) in least.items():
+            assert work[name].bytes == matrices * size + moved * 4, name
 
 
 def test_weights_are_read_once_for_all_beams_and_shrink_with_precision() -> None:
