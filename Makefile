@@ -68,6 +68,7 @@ cuda-check: $(VENV)/.dev ## compile every CUDA kernel for every architecture, wi
 test-gpu test-tensorrt: export PATH := $(PATH):/usr/local/cuda/bin
 
 test-gpu: $(VENV)/.dev ## on a machine with a CUDA GPU: build, compare with the CPU, compute-sanitizer, measure (docs/gpu.md)
+	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else f"torch {torch.__version__} sees no GPU: nvidia-smi must show one, and a driver for CUDA {torch.version.cuda}")'
 	cmake -S . -B build/gpu -DFLORENCE_CUDA=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_CUDA_ARCHITECTURES=native
 	cmake --build build/gpu --parallel
 	ctest --test-dir build/gpu --output-on-failure
@@ -78,11 +79,11 @@ test-gpu: $(VENV)/.dev ## on a machine with a CUDA GPU: build, compare with the 
 
 test-tensorrt: ## on a Jetson or desktop with TensorRT: build engines, gate, compare, time; writes tensorrt-acceptance.json
 	$(PYTHON) -m venv --system-site-packages $(VENV)-tensorrt
-	$(VENV)-tensorrt/bin/python -m pip install --quiet -c constraints.txt -e '.[build]'
+	$(VENV)-tensorrt/bin/python -m pip install --quiet -c constraints.txt -e '.[build]' $(if $(TENSORRT),'$(TENSORRT)')
 	cmake -S . -B build/gpu -DFLORENCE_CUDA=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_CUDA_ARCHITECTURES=native
 	cmake --build build/gpu --parallel
 	ctest --test-dir build/gpu --output-on-failure
-	$(VENV)-tensorrt/bin/python -m florence_convert.build.acceptance $(BUNDLE) --out tensorrt-acceptance.json
+	$(VENV)-tensorrt/bin/python -m florence_convert.build.acceptance $(BUNDLE) --out tensorrt-acceptance.json $(ACCEPTANCE)
 
 test-matrix: $(VENV)/.dev ## the run time on every Python 3.10-3.13 that is found, each in an environment of its own
 	$(BIN)/python tests/support/matrix.py

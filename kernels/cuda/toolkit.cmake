@@ -35,9 +35,19 @@ if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
 endif()
 set(FLORENCE_CUDA_ARCHITECTURES ${CMAKE_CUDA_ARCHITECTURES})
 if(CMAKE_CUDA_ARCHITECTURES STREQUAL "native" AND CMAKE_VERSION VERSION_LESS 3.24)
-  # CMake knows the word from 3.24 on, nvcc from CUDA 11.6 on.
-  set(CMAKE_CUDA_ARCHITECTURES OFF)
-  string(APPEND CMAKE_CUDA_FLAGS " -arch=native")
+  # CMake knows the word from 3.24 on; before, nvcc is asked what it would compile for. Without a GPU it takes an
+  # architecture that no kernel is made for, and says so in a warning alone.
+  execute_process(COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} -arch=native -dryrun -cubin -x cu /dev/null -o /dev/null
+    OUTPUT_VARIABLE said ERROR_VARIABLE said)
+  string(REGEX MATCHALL "sm_[0-9]+" found "${said}")
+  string(REGEX REPLACE "sm_([0-9]+)" "\\1-real" found "${found}")
+  if(NOT found OR said MATCHES "Cannot find valid GPU")
+    message(FATAL_ERROR "no GPU was found to compile for; in a container start it with GPU access, or name the "
+      "architecture: -DCMAKE_CUDA_ARCHITECTURES=87-real (Orin), 110-real (Thor), 89-real (RTX 40)")
+  endif()
+  list(REMOVE_DUPLICATES found)
+  set(CMAKE_CUDA_ARCHITECTURES ${found})
+  set(FLORENCE_CUDA_ARCHITECTURES ${found})
 endif()
 enable_language(CUDA)
 set(FLORENCE_HAS_CUDA ON)

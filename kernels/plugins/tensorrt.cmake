@@ -7,10 +7,10 @@ if(NOT FLORENCE_HAS_CUDA)
   return()
 endif()
 
-set(TENSORRT_ROOT "$ENV{TENSORRT_ROOT}" CACHE PATH "Where the TensorRT headers are")
+set(TENSORRT_ROOT "" CACHE PATH "Where the TensorRT headers are")
 unset(TensorRT_INCLUDE_DIR CACHE) # or a change of TENSORRT_ROOT would go unnoticed
 find_path(TensorRT_INCLUDE_DIR NvInferRuntime.h
-  HINTS ${TENSORRT_ROOT}
+  HINTS ${TENSORRT_ROOT} ENV TENSORRT_ROOT # not cached: set after a first try, it must count
   PATHS /usr/include/${CMAKE_LIBRARY_ARCHITECTURE} /usr/local/tensorrt
   PATH_SUFFIXES include)
 if(NOT TensorRT_INCLUDE_DIR)

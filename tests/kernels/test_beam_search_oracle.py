@@ -9,41 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from support.beam_search import Found, Logits, Options, Search
 from support.kernels import Kernels
+from support.toys import VOCABULARY, toy_bart
 
-PAD, IMAGES = 1, 4
+IMAGES = 4
 STOPPING = (False, True, "never")
-
-
-def toy_bart(seed: int, eos_bias: float) -> Any:
-    torch.manual_seed(seed)
-    config = BartConfig(
-        vocab_size=23,
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        max_position_embeddings=64,
-        pad_token_id=PAD,
-        bos_token_id=0,
-        eos_token_id=2,
-        decoder_start_token_id=2,
-        forced_eos_token_id=None,
-        init_std=1.5,
-    )
-    # In float64 a cached and an uncached decoder give the same logits to far below the tolerance.
-    model: Any = BartForConditionalGeneration(config).double()
-    model.eval()
-    model.final_logits_bias.normal_()
-    model.final_logits_bias[0, 2] += eos_bias
-    return model
 
 
 def generate(model: Any, prompts: torch.Tensor, options: Options) -> list[Found]:
@@ -95,8 +68,8 @@ def logits_functions(model: Any, prompts: torch.Tensor) -> list[Logits]:
 
 
 def compare(kernels: Kernels, seed: int, options: Options, eos_bias: float) -> None:
-    model = toy_bart(seed, eos_bias)
-    prompts = torch.randint(3, 23, (IMAGES, 6))
+    model = toy_bart(seed, eos_bias=eos_bias)
+    prompts = torch.randint(3, VOCABULARY, (IMAGES, 6))
     ours = Search(kernels, options, batch=IMAGES).run(logits_functions(model, prompts))
     for image, (found, expected) in enumerate(zip(ours, generate(model, prompts, options), strict=True)):
         assert found.tokens == expected.tokens, f"image {image}"
