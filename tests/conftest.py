@@ -28,6 +28,7 @@ OPTIONAL = (
     "transformers",
     "onnx",
     "onnxruntime",
+    "openvino",
     "cv2",
     "supervision",
     "scipy",

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import pytest
 
 from florence_edge.bundle import PICTURE, Bundle
-from florence_edge.cli.checks import EXTRAS
 from florence_edge.cli.main import Parser, build_parser
+from florence_edge.health.checks import EXTRAS
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docs", "examples", "kernels", "sdk")
