@@ -1,4 +1,4 @@
-"""The subcommands `convert` and `verify` of `florence-edge`, and the way to `build`.
+"""The subcommands `convert`, `verify` and `pack` of `florence-edge`, and the way to `build`.
 
 Only the command line lives here: each command is one call of the function that does the work, which is imported when
 the command runs, so that `--help` need not load torch.
@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from florence_edge.cli.output import add_json, print_json, progress, size, table
-from florence_edge.errors import InputError
+from florence_edge.cli import UsageError
+from florence_edge.cli.options import A_BUNDLE, add_json, positive
+from florence_edge.cli.output import print_json, progress, table
 from florence_edge.geometry import ImageSize
+from florence_edge.units import size
 
 from .build.command import register as register_build
+from .loss_options import add_loss
 
 if TYPE_CHECKING:
     from florence_edge.bundle import Bundle
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 
 _SIZE = re.compile(r"(\d+)x(\d+)")
 _CHECKS = 7  # what `verify` checks at most before it compares
+_SHARES = 1000  # of the progress bar of `pack`
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -53,9 +59,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     convert.add_argument(
         "--precision", choices=("fp32", "int8"), default="fp32", help="what products are computed in [fp32]"
     )
-    _add_loss(convert)
     convert.add_argument("--overwrite", action="store_true", help="replace a bundle that is already at OUT")
     add_json(convert)
+    group = add_loss(convert, title="int8", max_loss="mean drop of the metrics [0.02], or share of other tokens [0.1]")
+    group.add_argument(
+        "--keep", action="append", default=[], metavar="PATTERN", help="products that stay in fp32, as in 'vision.*'"
+    )
     convert.set_defaults(run=run_convert)
 
     verify = subparsers.add_parser(
@@ -63,32 +72,26 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="check a bundle, by itself or against its source",
         description="Checks files, hashes and graphs of a bundle; with --against also that both give the same answers.",
     )
-    verify.add_argument("bundle", metavar="BUNDLE", help="a bundle folder or the name of a bundled model")
+    verify.add_argument("bundle", metavar="BUNDLE", help=A_BUNDLE)
     verify.add_argument("--against", metavar="OTHER", help="a bundle, a checkpoint folder or a hub id to compare with")
-    verify.add_argument("--pairs", type=int, default=4, metavar="N", help="image/prompt pairs compared [%(default)s]")
+    verify.add_argument(
+        "--pairs", type=positive, default=4, metavar="N", help="image/prompt pairs compared [%(default)s]"
+    )
     add_json(verify)
     verify.set_defaults(run=run_verify)
+
+    pack = subparsers.add_parser(
+        "pack",
+        help="write a bundle to one file, to carry it to another machine",
+        description="Checks every file of a bundle and writes them to one archive, which any tar program unpacks. The "
+        "same bundle gives the same bytes.",
+    )
+    pack.add_argument("bundle", metavar="BUNDLE", help=A_BUNDLE)
+    pack.add_argument("out", metavar="OUT", help="the archive to write: a name that ends in .tar or .tar.gz")
+    pack.add_argument("--overwrite", action="store_true", help="replace a file that is already at OUT")
+    add_json(pack)
+    pack.set_defaults(run=run_pack)
     register_build(subparsers)
-
-
-def _add_loss(parser: argparse.ArgumentParser) -> None:
-    """The options of `--precision int8`."""
-    group = parser.add_argument_group("int8", "what the loss is measured on, and how large it may be")
-    group.add_argument("--data", metavar="DATA", help="annotated data, as `florence-edge eval` takes it; tabletop:test")
-    group.add_argument(
-        "--calibration",
-        action="append",
-        default=[],
-        metavar="IMAGE",
-        help="pictures without annotations: a file, a folder or a pattern; may be repeated",
-    )
-    group.add_argument("--limit", type=int, default=40, metavar="N", help="the first images only [%(default)s]")
-    group.add_argument(
-        "--max-loss", type=float, metavar="X", help="mean drop of the metrics [0.02], or share of other tokens [0.1]"
-    )
-    group.add_argument(
-        "--keep", action="append", default=[], metavar="PATTERN", help="products that stay in fp32, as in 'vision.*'"
-    )
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
@@ -105,7 +108,7 @@ def _convert_fp32(arguments: argparse.Namespace) -> Bundle:
     from .export import STEPS, export_bundle
 
     if arguments.data or arguments.calibration or arguments.keep or arguments.max_loss is not None:
-        raise InputError("--data, --calibration, --keep and --max-loss belong to --precision int8")
+        raise UsageError("--data, --calibration, --keep and --max-loss belong to --precision int8")
     with progress(len(STEPS), "convert") as bar:
         return export_bundle(
             arguments.checkpoint,
@@ -161,6 +164,38 @@ def run_verify(arguments: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+def run_pack(arguments: argparse.Namespace) -> int:
+    """`florence-edge pack`."""
+    from florence_edge.bundle import Bundle, file_record, unpacking
+
+    from .pack import left_out, pack
+
+    with progress(_SHARES, "pack") as bar:
+        told = 0
+
+        def on_progress(share: float) -> None:
+            nonlocal told
+            steps = int(share * _SHARES) - told
+            told += steps
+            bar.advance(steps)
+
+        archive = pack(arguments.bundle, arguments.out, overwrite=arguments.overwrite, on_progress=on_progress)
+    bundle, record = Bundle.open(arguments.bundle, verify="size"), file_record(archive)
+    found = {
+        "archive": str(archive),
+        "bytes": record.bytes,
+        "sha256": record.sha256,
+        "folder": bundle.folder.name,
+        "left_out": left_out(bundle),
+        "unpack": unpacking(archive.name),
+    }
+    if arguments.json:
+        print_json(found)
+    else:
+        print(_pack_text(archive, bundle, found))
+    return 0
+
+
 def _image_size(text: str) -> ImageSize:
     """`HxW` as a size."""
     found = _SIZE.fullmatch(text)
@@ -179,6 +214,17 @@ def _bundle_text(bundle: Bundle) -> str:
     if loss is not None:
         parts.append(f"lost {loss.summary()}")
     return "\n\n".join(parts)
+
+
+def _pack_text(archive: Path, bundle: Bundle, found: Mapping[str, Any]) -> str:
+    """What was written, for which machine, without what, and how to unpack it there."""
+    rows = [("size", size(found["bytes"])), ("sha256", found["sha256"])]
+    target = bundle.manifest.target
+    if target is not None:
+        rows.append(("only for", f"{target.gpu} (sm_{target.sm}), TensorRT {target.tensorrt}"))
+    rows += [("left out", f"{name}: the manifest does not list it") for name in found["left_out"]]
+    check = f"florence-edge info {shlex.quote('./' + bundle.folder.name)}"
+    return "\n\n".join([f"wrote {archive}", table(rows), f"there: {found['unpack']} && {check}"])
 
 
 def _report_text(report: VerifyReport) -> str:

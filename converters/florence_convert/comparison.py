@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from florence_edge.backends import Backend
+from florence_edge.backends.request import padded
 from florence_edge.errors import InputError
-from florence_edge.geometry import AnyArray, BoolArray, Float32Array, ImageSize, Int64Array
+from florence_edge.geometry import AnyArray, Float32Array, ImageSize, Int64Array
 from florence_edge.manifest import Graphs, Limits
 from florence_edge.options import SearchOptions
 from florence_edge.preprocess import ImageSpec
@@ -114,15 +115,6 @@ def max_error(wanted: Mapping[str, AnyArray], found: Mapping[str, AnyArray]) -> 
         difference = np.abs(array.astype(np.float64) - found[name].astype(np.float64))
         worst = max(worst, float(difference.max(initial=0.0)) if np.isfinite(difference).all() else np.inf)
     return worst
-
-
-def padded(prompts: Sequence[Int64Array], pad: int) -> tuple[Int64Array, BoolArray]:
-    """Prompts as one batch [B, T] and its mask."""
-    ids = np.full((len(prompts), max(map(len, prompts))), pad, np.int64)
-    mask = np.zeros(ids.shape, np.bool_)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)], mask[row, : len(prompt)] = prompt, True
-    return ids, mask
 
 
 def _unpadded(cross: Mapping[str, AnyArray]) -> dict[str, AnyArray]:

@@ -25,12 +25,14 @@ from florence_train.generation import read_generation
 
 from .graphs import GraphSource, graph_sources, graph_tables
 from .hub import locate
+from .names import VISION
 from .parity import measure
 from .simplify import simplify
-from .sizes import limits_of, resized
+from .sizes import resized
 from .source import copy_papers, describe
 from .storage import round_weights, store_half
 from .tokenizer import read_tokenizer, save_tokenizer
+from .tower.plain import PLAIN, arrange
 from .weights import save_models
 
 OPSETS = (18, 19, 20)
@@ -86,7 +88,7 @@ def export_bundle(
             model=config.to_dict(),
             image=config.image,
             tokenizer=save_tokenizer(tokenizer, target),
-            limits=limits_of(config),
+            limits=config.limits,
             search=read_generation(folder),
             graphs=tables,
         )
@@ -100,16 +102,19 @@ def export_bundle(
 def _write_graphs(
     sources: Sequence[GraphSource], target: Path, *, opset: int, half: bool, done: Callable[[str], None]
 ) -> None:
-    """Traces, simplifies and writes the three graphs and their weights."""
+    """Traces, simplifies and writes the three graphs, the one of the vision tower in both forms, and their weights."""
     models = []
     for source in sources:
         traced = trace(source, opset=opset)
         simplify(traced, source.table)
-        if half:
-            store_half(traced.graph)
-        traced.producer_name, traced.producer_version = _PRODUCER, __version__
         models.append((source.table.file, traced))
+        if source.name == VISION:
+            models.append((PLAIN, arrange(traced)))
         done(source.name)
+    for _, model in models:
+        if half:
+            store_half(model.graph)
+        model.producer_name, model.producer_version = _PRODUCER, __version__
     save_models(target, models)
     done("weights")
 
@@ -128,8 +133,7 @@ def trace(source: GraphSource, *, opset: int) -> ir.Model:
             optimize=False,
             verbose=False,
         )
-    if program is None:
-        raise RuntimeError(f"torch.onnx.export gave nothing for {source.name}")
+    assert program is not None, "with dynamo torch.onnx.export always returns a program"
     return program.model
 
 

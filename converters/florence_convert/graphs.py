@@ -15,9 +15,7 @@ from torch import nn
 from florence_edge.manifest import Dim, DType, Graph, Graphs, Tensor
 from florence_train.model import CrossCache, FlorenceConfig, FlorenceModel, SelfCache
 
-from .names import DECODER as DECODER
-from .names import ENCODER as ENCODER
-from .names import VISION as VISION
+from .names import DECODER, ENCODER, VISION
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
     "float32": torch.float32,

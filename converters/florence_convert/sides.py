@@ -1,37 +1,23 @@
-"""The two sides of a comparison, alike to the code that compares: a torch model, and a bundle in ONNX Runtime.
-
-Sessions of onnxruntime are opened here; `lowering.calibration` opens its own, to observe values inside a graph.
-"""
+"""The two sides of a comparison, alike to the code that compares: a torch model, and a bundle in ONNX Runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import Any, Protocol
 
-import onnxruntime
 import torch
 
 from florence_edge.backends import Backend
-from florence_edge.backends.onnx import OnnxBackend
+from florence_edge.backends.onnx import OnnxBackend, interface_faults, open_session
 from florence_edge.bundle import Bundle
-from florence_edge.errors import BackendError
 from florence_edge.geometry import AnyArray
-from florence_edge.manifest import Graphs, Tensor
+from florence_edge.manifest import Graphs
 from florence_edge.options import SearchConfig
 from florence_train.backend import TorchBackend
 from florence_train.model import FlorenceModel
 
 from .graphs import graph_sources, graph_tables
-
-_ONNX_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
-    "tensor(bool)": "bool",
-}
 
 
 class Side(Protocol):
@@ -99,10 +85,9 @@ class OnnxSide:
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
-    def io(self, graph: str) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Inputs and outputs as the session reports them."""
-        session = self._session(graph)
-        return tuple(map(_tensor, session.get_inputs())), tuple(map(_tensor, session.get_outputs()))
+    def interface_faults(self) -> list[str]:
+        """How inputs and outputs of the graphs differ from what the manifest says."""
+        return [fault for name, table in self.tables.items() for fault in interface_faults(self._session(name), table)]
 
     def backend(self) -> Backend:
         """The onnx backend; it opens sessions of its own."""
@@ -116,19 +101,5 @@ class OnnxSide:
         """The session of a graph; the one before is closed, since each holds its weights a second time."""
         if graph not in self._open:
             self._open.clear()
-            self._open[graph] = _open_session(self._bundle.folder / dict(self.tables.items())[graph].file)
+            self._open[graph] = open_session(self._bundle.folder / dict(self.tables.items())[graph].file)
         return self._open[graph]
-
-
-def _open_session(path: Path) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common base
-        raise BackendError(f"onnxruntime {onnxruntime.__version__} cannot open {path}: {error}") from error
-
-
-def _tensor(value: Any) -> Tensor:
-    """One input or output of a session as a manifest has it."""
-    return Tensor(value.name, _ONNX_DTYPES.get(value.type, value.type), tuple(value.shape))

@@ -16,6 +16,8 @@ from onnxscript import optimizer
 
 from florence_edge.manifest import Graph
 
+from .weights import stored
+
 PREFIX = "model."
 """Where the wrappers of `graphs` keep the model; weights are named from there on."""
 
@@ -94,7 +96,7 @@ def constant_reshapes(graph: ir.Graph) -> None:
         shape = _reshape_target(list(data.shape or ()), list(result.shape or ()))
         if shape is None:
             continue
-        node.replace_input_with(1, _constant(graph, f"{result.name}.shape", np.asarray(shape, np.int64)))
+        node.replace_input_with(1, stored(graph, f"{result.name}.shape", np.asarray(shape, np.int64)))
         node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
 
 
@@ -127,14 +129,15 @@ def project_with_tied_weight(graph: ir.Graph) -> None:
 def _replace_by_gemm(graph: ir.Graph, product: ir.Node, weight: ir.Value) -> None:
     """hidden [B, K, D] @ weight^T as Reshape -> Gemm -> Reshape to [B, K, V]."""
     hidden, logits = product.inputs[0], product.outputs[0]
-    if hidden is None or hidden.shape is None or logits.shape is None:
-        raise ValueError(f"the shapes around {product.name} are unknown")
+    assert hidden is not None
+    assert hidden.shape is not None
+    assert logits.shape is not None
     rows, width, classes = ir.SymbolicDim("B*K"), hidden.shape[-1], logits.shape[-1]
-    one_row_each = _constant(graph, "head.rows", np.asarray([-1, width], np.int64))
+    one_row_each = stored(graph, "head.rows", np.asarray([-1, width], np.int64))
     flat = _node("Reshape", [hidden, one_row_each], ir.Shape([rows, width]))
     gemm = _node("Gemm", [flat, weight], ir.Shape([rows, classes]), transB=1)
     size = _node("Shape", [hidden], ir.Shape([2]), ir.DataType.INT64, start=0, end=2)
-    last = _constant(graph, "head.classes", np.asarray([classes], np.int64))
+    last = stored(graph, "head.classes", np.asarray([classes], np.int64))
     shape = _node("Concat", [size, last], ir.Shape([3]), ir.DataType.INT64, axis=0)
     unflat = _node("Reshape", [gemm, shape], logits.shape)
     nodes = [node for value in (flat, gemm, size, shape, unflat) if (node := value.producer()) is not None]
@@ -153,14 +156,6 @@ def _node(
     node = ir.node(kind, inputs=inputs, attributes=attributes)
     node.outputs[0].shape, node.outputs[0].dtype = shape, dtype
     return node.outputs[0]
-
-
-def _constant(graph: ir.Graph, name: str, array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> ir.Value:
-    """A new initializer."""
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def name_nodes(graph: ir.Graph) -> None:

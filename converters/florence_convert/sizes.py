@@ -1,4 +1,4 @@
-"""Image sizes that a model can be converted for, and the room they leave for prompts and answers."""
+"""Image sizes that a model can be converted for."""
 
 from __future__ import annotations
 
@@ -7,17 +7,9 @@ from math import prod
 
 from florence_edge.errors import InputError
 from florence_edge.geometry import ImageSize
-from florence_edge.manifest import Limits
 from florence_edge.tasks import TASKS, InputKind
 from florence_edge.tokens import Tokens
 from florence_train.model import FlorenceConfig
-
-
-def limits_of(config: FlorenceConfig) -> Limits:
-    """Prompt positions are what the image leaves of the encoder's; the first decoder position holds the start token."""
-    positions = config.text.max_positions
-    image_tokens = config.image_tokens(config.image.height, config.image.width)
-    return Limits(prompt_tokens=positions - image_tokens, new_tokens=positions - 1)
 
 
 def resized(config: FlorenceConfig, size: ImageSize | None, tokens: Tokens) -> FlorenceConfig:
@@ -40,7 +32,7 @@ def _prompt_fault(config: FlorenceConfig, tokens: Tokens) -> str | None:
     """Why the image leaves too little room, or None."""
     prompts = [task.prompt for task in TASKS if task.input is InputKind.NONE]
     needed, longest = max((len(tokens.encode(prompt)), prompt) for prompt in prompts)
-    room = limits_of(config).prompt_tokens
+    room = config.limits.prompt_tokens
     if needed <= room:
         return None
     size = f"{config.image.height}x{config.image.width} (height x width)"

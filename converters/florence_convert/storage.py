@@ -13,7 +13,7 @@ from torch import nn
 
 from florence_edge.errors import CheckpointError
 
-from .weights import INLINE_BELOW
+from .weights import INLINE_BELOW, stored
 
 _SUFFIX = ".fp16"
 
@@ -42,32 +42,14 @@ def store_half(graph: ir.Graph) -> None:
         _replace(graph, value, half)
 
 
-def restore(graph: ir.Graph) -> None:
-    """The inverse of `store_half`: every weight that was stored as fp16 is an fp32 initializer again."""
-    for node in [node for node in graph if node.op_type == "Cast"]:
-        half, result = node.inputs[0], node.outputs[0]
-        if half is None or half.const_value is None or half.const_value.dtype != ir.DataType.FLOAT16:
-            continue
-        name = result.name or ""
-        tensor = ir.tensor(half.const_value.numpy().astype(np.float32), name=name)
-        whole = ir.Value(name=name, shape=half.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-        ir.convenience.replace_all_uses_with(result, whole)
-        graph.remove(node, safe=True)
-        del graph.initializers[half.name or ""]
-        graph.register_initializer(whole)
-
-
 def _replace(graph: ir.Graph, value: ir.Value, half: np.ndarray[tuple[int, ...], np.dtype[np.float16]]) -> None:
     """Puts `half` and a Cast in the place of a weight."""
-    name = f"{value.name}{_SUFFIX}"
-    tensor = ir.tensor(half, name=name)
-    stored = ir.Value(name=name, shape=ir.Shape(half.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    cast = ir.node("Cast", inputs=[stored], attributes={"to": ir.DataType.FLOAT.value}, name=f"{value.name}/Cast")
+    weight = stored(graph, f"{value.name}{_SUFFIX}", half)
+    cast = ir.node("Cast", inputs=[weight], attributes={"to": ir.DataType.FLOAT.value}, name=f"{value.name}/Cast")
     result = cast.outputs[0]
     result.shape, result.dtype = ir.Shape(half.shape), ir.DataType.FLOAT
     ir.convenience.replace_all_uses_with(value, result)
     del graph.initializers[value.name or ""]
     result.name = value.name
-    graph.register_initializer(stored)
     first = next(iter(graph))
     graph.insert_before(first, cast)

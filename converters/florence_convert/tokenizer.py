@@ -49,8 +49,7 @@ def read_tokenizer(folder: Path, *, rows: int) -> Tokenizer:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> TokenizerInfo:
     """Writes the tokenizer into a bundle folder and returns what the manifest says of it."""
     tokenizer.save(str(folder / TOKENIZER_FILE))
-    ids = Tokens.load(folder / TOKENIZER_FILE).vocabulary
-    return TokenizerInfo(TOKENIZER_FILE, first_special=ids.first, bos=ids.bos, pad=ids.pad, eos=ids.eos)
+    return TokenizerInfo.of(TOKENIZER_FILE, Tokens.load(folder).vocabulary)
 
 
 def _from_vocabulary(folder: Path) -> Tokenizer:

@@ -16,7 +16,8 @@ from typing import Any
 import onnx
 
 from florence_edge.bundle import MANIFEST, Bundle, bundled_names
-from florence_edge.errors import BackendError, InputError, first_line, listing
+from florence_edge.codec import Codec
+from florence_edge.errors import BackendError, BundleError, InputError, first_line, listing
 from florence_edge.geometry import ImageSize
 from florence_edge.loss import Loss
 from florence_edge.manifest import Graph, Parity
@@ -106,7 +107,7 @@ def _checks(bundle: Bundle) -> Iterator[Check]:
     yield Check("tokenizer", tuple(_tokenizer_faults(bundle)))
     side = OnnxSide(bundle)
     try:
-        interface = tuple(_interface_faults(bundle, side))
+        interface = tuple(side.interface_faults())
     except BackendError as error:
         yield Check("sessions", (str(error),))
         return
@@ -141,23 +142,11 @@ def _model_faults(bundle: Bundle, graph: Graph) -> Iterator[str]:
 
 
 def _tokenizer_faults(bundle: Bundle) -> Iterator[str]:
-    """Whether the tokenizer gives the ids that the manifest says and the logits have room for."""
-    vocabulary = Tokens.load(bundle.tokenizer).vocabulary
-    if vocabulary != bundle.manifest.tokenizer.vocabulary:
-        yield f"the tokenizer has {vocabulary}, the manifest {bundle.manifest.tokenizer.vocabulary}"
-    logits = {tensor.name: tensor for tensor in bundle.manifest.graphs.decoder.outputs}.get("logits")
-    if logits is None or logits.shape[-1] != vocabulary.size:
-        yield f"the logits are {logits}, but the tokenizer has {vocabulary.size} ids"
-
-
-def _interface_faults(bundle: Bundle, side: OnnxSide) -> Iterator[str]:
-    """Inputs and outputs of the sessions that are not the manifest's."""
-    for name, graph in bundle.manifest.graphs.items():
-        inputs, outputs = side.io(name)
-        for kind, found, wanted in (("inputs", inputs, graph.inputs), ("outputs", outputs, graph.outputs)):
-            if found != wanted:
-                there = ", ".join(f"{tensor.name} {tensor}" for tensor in found)
-                yield f"{name}: its {kind} are {there}; the manifest has others"
+    """Whether the tokenizer can be read and gives the ids that the manifest says."""
+    try:
+        Codec.open(bundle)
+    except BundleError as error:
+        yield str(error)
 
 
 def _finite_faults(bundle: Bundle, side: Side) -> Iterator[str]:

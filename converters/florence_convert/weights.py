@@ -1,4 +1,4 @@
-"""The weight file of a bundle: all graphs' tensors in one file, each content once, laid out for memory mapping."""
+"""The weights of a bundle: new ones in a graph, and all graphs' in one file, each once, laid out for memory mapping."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import onnx_ir as ir
+
+from florence_edge.geometry import AnyArray
 
 WEIGHTS = "weights.bin"
 
@@ -19,6 +22,14 @@ PAGE = 4096
 
 PAGED_FROM = 1 << 16
 _ALIGNMENT = 64
+
+
+def stored(graph: ir.Graph, name: str, array: AnyArray) -> ir.Value:
+    """A new initializer with this content."""
+    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
 
 
 class WeightFile:

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from florence_convert.build import pipeline
 from florence_convert.build.command import default_output, read_sidecars
+from florence_convert.build.engines import Bench
 from florence_convert.build.faults import engine_faults
+from florence_convert.build.gate import Sample, draw_samples
 from florence_convert.build.pipeline import Tools, build_bundle
 from florence_convert.build.settings import BuildOptions, Job, Settings
 from florence_edge.bundle import Bundle
+from florence_edge.cli.main import build_parser
 from florence_edge.errors import BuildError, BundleError, EngineDeviceError, InputError, ParityError
 from florence_edge.options import SearchOptions
 from support.fake_engines import PLUGINS, FakeBuilder, fake_platform, fake_plugins, kernel_library, open_fake
 from support.fake_gpu import FakeGpu
-from support.kernels import BuildUnavailableError
 
 OPTIONS = BuildOptions(precision="fp16", batches=(1,), beams=(1, 3))
 
 
 @pytest.fixture
 def gpu() -> FakeGpu:
-    try:
-        return FakeGpu(kernel_library())
-    except BuildUnavailableError as reason:
-        pytest.skip(str(reason))
+    return FakeGpu(kernel_library())
 
 
 @pytest.fixture
@@ -64,9 +67,7 @@ def test_a_bundle_becomes_engines_that_are_measured(
         assert sidecar.gate.rounding > 0
         assert sidecar.gate.error == pytest.approx(sidecar.gate.rounding, rel=0.5)
         assert sidecar.gate.error <= sidecar.gate.tolerance
-        assert sidecar.command.startswith(
-            "florence-edge build tabletop --precision fp16 --batch 1 --beams 1,3 --output"
-        )
+        assert sidecar.command.startswith("florence-edge build tabletop --precision fp16 --batch 1 --beams 1,3 --out")
     for job in builder.jobs:
         assert set(job.plugin_names) <= set(PLUGINS)
         assert job.plugin_layers == sum(read_sidecars(bundle)[builder.jobs.index(job)].plugins.layers.values())
@@ -80,6 +81,45 @@ def test_a_bundle_becomes_engines_that_are_measured(
         "vision.engine is the encoder engine",
         "vision.engine was never measured: its build was interrupted",
     ]
+
+
+def test_the_command_that_builds_again_holds_in_every_folder(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what every error about an engine names."""
+    shutil.copytree(Bundle.open("tabletop").folder, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    commands: list[str] = []
+
+    def stop(bench: Bench, *rest: object) -> None:
+        commands.append(bench.command)
+        raise BuildError("no further")
+
+    monkeypatch.setattr(pipeline, "_check_memory", stop)
+    options = dataclasses.replace(OPTIONS, precision="int8", calibration=("mine/demo.png",), low_memory=True)
+    for source in ("mine", "tabletop"):
+        with pytest.raises(BuildError, match="no further"):
+            build_bundle(source, "out", options, tools=tools)
+    mine, bundled = (build_parser(words[1:]).parse_args(words[1:]) for words in map(shlex.split, commands))
+    assert (mine.bundle, bundled.bundle) == (str(tmp_path / "mine"), "tabletop")
+    assert (mine.out, mine.calibration) == (tmp_path / "out", [str(tmp_path / "mine" / "demo.png")])
+    assert (mine.precision, mine.batch, mine.beams, mine.low_memory) == ("int8", (1,), (1, 3), True)
+
+
+def test_the_builder_has_the_memory_to_itself(
+    tools: Tools, gpu: FakeGpu, builder: FakeBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What engines are measured with is made after they are built, and what measures them is gone afterwards."""
+    built_before: list[int] = []
+
+    def draw(*given: Any) -> dict[str, list[Sample]]:
+        built_before.append(len(builder.built))
+        return draw_samples(*given)
+
+    monkeypatch.setattr(pipeline, "draw_samples", draw)
+    build_bundle("tabletop", tmp_path / "out", OPTIONS, tools=tools)
+    assert built_before == [3]
+    assert gpu.blocks == {}
 
 
 @pytest.mark.slow

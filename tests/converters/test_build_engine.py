@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import onnx.numpy_helper
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from florence_convert.build import plan_builder
+from florence_convert.build.gate import FLOOR, Sample, measure
 from florence_convert.build.memory import Available, check_memory, needed
 from florence_convert.build.phases import Phases
 from florence_convert.build.plan_builder import build_plan
@@ -21,6 +27,7 @@ from florence_convert.lowering import Buckets, LoweredPart, lower
 from florence_edge.backends.tensorrt.plugins import PluginLibrary
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BuildError
+from florence_edge.geometry import AnyArray
 from support import fake_builder
 from support.fake_engines import PLUGINS
 from support.fake_tensorrt import FakeRegistry
@@ -154,12 +161,18 @@ def test_without_tensorrt_the_builders_process_says_so(decoder: LoweredPart, tmp
         WorkerBuilder(command).build(job_of(decoder, tmp_path), lambda share: None)
 
 
-MEMINFO = "MemTotal: 7620000 kB\nMemFree: 100 kB\nMemAvailable: 4194304 kB\nSwapTotal: 9 kB\nSwapFree: 1048576 kB\n"
+MEMINFO = "MemTotal: 7620000 kB\nMemFree: 100 kB\nMemAvailable: 4194304 kB\nSwapTotal: 9 kB\nSwapFree: 9999999 kB\n"
+SWAPS = """Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority
+/dev/zram0                              partition\t635184\t\t0\t\t5
+/dev/zram1                              partition\t635184\t\t1024\t\t5
+/mnt/16GB.swap                          file\t\t1049600\t\t1024\t\t-2
+"""
 
 
 def machine(root: Path, *, jetson: bool) -> Path:
     (root / "proc").mkdir()
     (root / "proc/meminfo").write_text(MEMINFO)
+    (root / "proc/swaps").write_text(SWAPS)
     if jetson:
         (root / "etc").mkdir()
         (root / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3")
@@ -167,6 +180,7 @@ def machine(root: Path, *, jetson: bool) -> Path:
 
 
 def test_memory_is_one_on_a_jetson_and_two_elsewhere(tmp_path: Path) -> None:
+    """Swap on a disk adds to it; compressed swap lies in it."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     five = 5 << 30
@@ -199,3 +213,51 @@ def test_progress_never_goes_back_and_stays_within_bounds(events: list[tuple[str
         share = phases.fraction()
         assert last <= share <= 1.0
         last = share
+
+
+def gate_of(part: LoweredPart, sample: Sample, error: float, *, start: int = 0) -> tuple[float, ...]:
+    """Error, tolerance and rounding of an engine that is off by `error` from a place of the third axis on."""
+
+    class Off:
+        def run(self, inputs: Mapping[str, AnyArray], sizes: Mapping[str, int]) -> dict[str, AnyArray]:
+            found = inputs["x"].copy()
+            found[:, :, start:] += error
+            return {"y": found}
+
+    engine: Any = Off()
+    return astuple(measure(part, engine, [sample, sample]))
+
+
+def rounding_part(folder: Path, error: float) -> LoweredPart:
+    """A part in fp16 whose own graph is off by `error` in ONNX Runtime."""
+    vector = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 1, 4, 1])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 1, 4, 1])
+    offset = onnx.numpy_helper.from_array(np.float32(error), "offset")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["x", "offset"], ["y"])], "g", [vector], [result], [offset]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    path = folder / "part.onnx"
+    onnx.save(model, str(path))
+    return LoweredPart("encoder", "fp16", path, path, {}, (), (), 0)
+
+
+@pytest.mark.parametrize(("rounding", "tolerance"), [(0.0, 8 * FLOOR["fp16"]), (0.25, 0.5)])
+def test_an_engine_may_err_twice_as_much_as_rounding_and_never_less_than_its_floor(
+    tmp_path: Path, rounding: float, tolerance: float
+) -> None:
+    values = np.asarray([2, -8, 1, 0], np.float32).reshape(1, 1, 4, 1)
+    sample = Sample({"x": values}, {}, {"y": values})
+    part = rounding_part(tmp_path, rounding)
+    for error in (0.125, -1.0):
+        assert gate_of(part, sample, error) == pytest.approx((abs(error), tolerance, rounding))
+    assert gate_of(part, sample, np.nan)[0] == np.finfo(np.float32).max, "JSON has no infinity"
+
+
+def test_what_padding_gives_is_not_measured(tmp_path: Path) -> None:
+    values = np.asarray([2, -8, 1, 99], np.float32).reshape(1, 1, 4, 1)
+    inputs: dict[str, AnyArray] = {"x": values, "prompt_ids": np.zeros((1, 2)), "lengths": np.asarray([3])}
+    sample = Sample(inputs, {"S": 4}, {"y": values})
+    part = rounding_part(tmp_path, 0.0)
+    assert gate_of(part, sample, 5.0, start=3) == pytest.approx((0.0, 8 * FLOOR["fp16"], 0.0))
+    assert gate_of(part, sample, 5.0, start=2)[0] == 5.0

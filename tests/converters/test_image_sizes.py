@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from florence_convert.sizes import limits_of, resized
+from florence_convert.sizes import resized
 from florence_edge.errors import InputError
 from florence_edge.geometry import ImageSize
 from florence_edge.tasks import TASKS, InputKind
@@ -22,8 +22,8 @@ def tokens() -> Tokens:
 
 def test_the_published_size_is_the_default(tokens: Tokens) -> None:
     assert resized(BASE, None, tokens) == BASE
-    assert limits_of(BASE).prompt_tokens == 1024 - 577
-    assert limits_of(BASE).new_tokens == 1023
+    assert BASE.limits.prompt_tokens == 1024 - 577
+    assert BASE.limits.new_tokens == 1023
 
 
 @given(st.integers(1, 1700), st.integers(1, 1700))
@@ -35,7 +35,7 @@ def test_a_size_is_taken_when_tables_and_prompts_have_room(tokens: Tokens, heigh
     if fits:
         changed = resized(BASE, ImageSize(width, height), tokens)
         assert (changed.image.height, changed.image.width) == (height, width)
-        assert limits_of(changed).prompt_tokens == 1023 - rows * columns
+        assert changed.limits.prompt_tokens == 1023 - rows * columns
     else:
         with pytest.raises(InputError, match=r"the largest square is \d+x\d+"):
             resized(BASE, ImageSize(width, height), tokens)

@@ -33,16 +33,6 @@ from support.published import write_published
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return Bundle.open("tabletop")
-
-
-@pytest.fixture(scope="module")
-def lowered(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Lowered:
-    return lower(bundle, tmp_path_factory.mktemp("lowered"), precision="fp32")
-
-
-@pytest.fixture(scope="module")
 def model(lowered: Lowered) -> LoweredModel:
     return LoweredModel(lowered)
 

@@ -193,7 +193,7 @@ def test_a_node_names_version_and_namespace_for_tensorrts_parser() -> None:
 
 def test_a_node_with_other_inputs_or_attributes_is_refused() -> None:
     value = ir.Value(name="qkv")
-    with pytest.raises(ValueError, match="FlorenceWindowAttention takes"):
+    with pytest.raises(AssertionError, match="FlorenceWindowAttention"):
         WINDOW.node({"qkv": value}, {"window": 12}, name="n", shape=ir.Shape([]))
-    with pytest.raises(ValueError, match="FlorenceChannelAttention takes"):
+    with pytest.raises(AssertionError, match="FlorenceChannelAttention"):
         CHANNEL.node({"qkv": value}, {"scale": 1.0}, name="n", shape=ir.Shape([]))

@@ -19,16 +19,6 @@ from florence_edge.bundle import Bundle
 from florence_edge.errors import BundleError, InputError
 
 
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return Bundle.open("tabletop")
-
-
-@pytest.fixture(scope="module")
-def lowered(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Lowered:
-    return lower(bundle, tmp_path_factory.mktemp("lowered"), precision="fp32")
-
-
 def protos(lowered: Lowered) -> Iterator[tuple[LoweredPart, onnx.ModelProto, onnx.ModelProto]]:
     for part in lowered.parts:
         runnable, stripped = (onnx.load(str(path), load_external_data=False) for path in (part.runnable, part.tensorrt))

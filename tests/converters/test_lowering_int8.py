@@ -26,11 +26,6 @@ from support.lowered import LoweredModel
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return Bundle.open("tabletop")
-
-
-@pytest.fixture(scope="module")
 def scenes() -> Sequence[UInt8Array]:
     return [render(21, index).image for index in range(5)]
 

@@ -36,11 +36,6 @@ LOGITS = {"fp16": 1e-3, "bf16": 0.03}
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return Bundle.open("tabletop")
-
-
-@pytest.fixture(scope="module")
 def every(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Lowered]:
     return {name: lower(bundle, tmp_path_factory.mktemp(name), precision=name) for name in ("fp32", *HALVES)}  # type: ignore[arg-type]
 

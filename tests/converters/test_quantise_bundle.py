@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from florence_convert import cli
 from florence_convert.quantise import Measure, QuantiseOptions, quantise_bundle
 from florence_convert.quantise import products as quantise_products
 from florence_convert.quantise.loss import metric_losses
-from florence_convert.verify import verify_bundle
+from florence_convert.verify import _loss_faults, verify_bundle
 from florence_edge.backends.onnx import OnnxBackend
 from florence_edge.bundle import Bundle
 from florence_edge.cli import info
@@ -135,6 +136,8 @@ def test_a_loss_by_metrics_counts_one_metric_per_task_with_more_being_better() -
     assert loss.lost == pytest.approx(0.075)
     assert "7.50 points of 100 over 2 tasks, most in <CAPTION> (CIDEr 60.0 to 50.0)" in loss.summary()
     assert loss.rows()[1] == ("<OCR> CER", "90.0", "85.0", "5.0")
+    assert [fault.split(";")[-1] for fault in _loss_faults(loss)] == [" allowed are 2 of 100"]
+    assert not list(_loss_faults(replace(loss, allowed=0.076)))
     assert MetricLoss("t", "m", 0.5, 0.6, 1).lost < 0
 
 

@@ -9,9 +9,11 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from florence_convert.lowering.cut import expand_stored
+from florence_convert.products import products
 from florence_convert.quantise.embedding import quantise_embedding
-from florence_convert.quantise.products import Scheme, block_of, blockwise, dynamic, products, quantise_rows, replace
-from florence_convert.storage import restore, store_half
+from florence_convert.quantise.products import Scheme, block_of, blockwise, dynamic, quantise_rows, replace
+from florence_convert.storage import store_half
 
 ROWS, WIDTH, COLUMNS = 5, 64, 48
 
@@ -152,7 +154,7 @@ def test_weights_stored_in_half_the_bytes_are_found_too() -> None:
     model = linear(matrix, None)
     store_half(model.graph)
     assert products(model.graph) == []
-    restore(model.graph)
+    expand_stored(model.graph)
     assert [node.op_type for node in model.graph] == ["MatMul"]
     (product,) = products(model.graph)
     assert product.weight.const_value is not None

@@ -151,7 +151,9 @@ def test_a_manifest_with_another_interface_is_found(copy: Path) -> None:
         return replace(manifest, graphs=Graphs(other, manifest.graphs.encoder, manifest.graphs.decoder))
 
     reseal(copy, rename)
-    assert "vision: its inputs are pixels float32 [B, 3, 64, 96]" in faults(verify_bundle(copy))["interface"][0]
+    (fault,) = faults(verify_bundle(copy))["interface"]
+    shape = "float32 [B, 3, 64, 96]"
+    assert fault == f"vision.onnx: its inputs are pixels {shape}; the manifest says image {shape}"
 
 
 def test_models_with_other_inputs_cannot_be_compared(engines: Engines) -> None:
@@ -162,8 +164,8 @@ def test_models_with_other_inputs_cannot_be_compared(engines: Engines) -> None:
 
 
 def test_a_manifest_with_another_vocabulary_is_found(copy: Path) -> None:
-    reseal(copy, lambda manifest: replace(manifest, tokenizer=replace(manifest.tokenizer, first_special=5)))
-    assert "the tokenizer has" in faults(verify_bundle(copy))["tokenizer"][0]
+    reseal(copy, lambda manifest: replace(manifest, tokenizer=replace(manifest.tokenizer, bos=5)))
+    assert "is of another model: it has" in faults(verify_bundle(copy))["tokenizer"][0]
 
 
 def test_stored_numbers_over_tolerance_are_found(copy: Path) -> None:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,9 +28,9 @@ from florence_edge.backends import Backend
 from florence_edge.backends.onnx import OnnxBackend
 from florence_edge.backends.tensorrt.backend import TensorRTBackend
 from florence_edge.bundle import Bundle
-from florence_edge.cli.checks import Check, machine
-from florence_edge.cli.nvidia import engines, jetson
 from florence_edge.geometry import Float32Array, Int64Array
+from florence_edge.health.checks import Check, machine
+from florence_edge.health.nvidia import engines, jetson
 from florence_edge.options import SearchOptions
 from florence_edge.tokens import Tokens
 
@@ -118,9 +118,9 @@ def _run(
     with report.step("answers"):
         built = {size["K"][1] for size in read_sidecars(bundle)[2].buckets}
         searches = {name: search for name, search in SEARCHES.items() if search.beams in built}
-        same = count_identical(
-            search_answers(OnnxBackend(original), cases, searches), search_answers(opened(), cases, searches)
-        )
+        wanted = search_answers(OnnxBackend(original), cases, searches)
+        with closing(opened()) as backend:
+            same = count_identical(wanted, search_answers(backend, cases, searches))
         report.identical = {name: f"{count} of {_PAIRS}" for name, count in same.items()}
     with report.step("two models in one process"):
         first, second = opened(), opened()
@@ -128,12 +128,8 @@ def _run(
         first.close()
         second.encode_image(cases.pixels[:1])
         second.close()
-    with report.step("timing"):
-        backend = opened()
-        try:
-            report.milliseconds = _time(backend, cases.pixels[:1], cases.prompts[0], sorted(built), repeats)
-        finally:
-            backend.close()
+    with report.step("timing"), closing(opened()) as backend:
+        report.milliseconds = _time(backend, cases.pixels[:1], cases.prompts[0], sorted(built), repeats)
 
 
 def _time(

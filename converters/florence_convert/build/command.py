@@ -8,8 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from florence_convert.loss_options import add_loss
 from florence_edge.bundle import Bundle, bundled_names, find
-from florence_edge.cli.output import add_json, print_json, progress, size, table
+from florence_edge.cli.options import add_json, add_out
+from florence_edge.cli.output import print_json, progress, table
+from florence_edge.units import size
 
 from .settings import PRECISIONS, BuildOptions
 
@@ -28,29 +31,16 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "the GPU and the TensorRT that built it alone. After an interruption the same command goes on.",
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="an ONNX bundle: a folder or the name of a bundled model")
-    parser.add_argument("--output", metavar="DIR", help="the bundle to write [BUNDLE-PRECISION beside it]")
+    add_out(parser, "--output", what="the bundle to write [BUNDLE-PRECISION beside it]")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="what engines compute in [fp16]")
     parser.add_argument("--batch", type=_numbers, default=(1,), metavar="N,N", help="image batches to build for [1]")
     parser.add_argument("--beams", type=_numbers, metavar="N,N", help="numbers of beams [1 and the bundle's own]")
-    parser.add_argument(
-        "--calibration",
-        action="append",
-        default=[],
-        metavar="IMAGE",
-        help="for int8: pictures such as the model will see; a file or a folder, may be repeated",
-    )
-    parser.add_argument(
-        "--data", metavar="DATA", help="annotated data, as for eval: measures what every task loses (needs extra eval)"
-    )
-    parser.add_argument("--limit", type=int, default=40, metavar="N", help="the first images of DATA [%(default)s]")
-    parser.add_argument(
-        "--max-loss", type=float, default=0.02, metavar="X", help="largest mean drop of the metrics [%(default)s]"
-    )
     parser.add_argument("--low-memory", action="store_true", help="for boards with 8 GB: less memory, simpler tactics")
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is already there")
     parser.add_argument("--fresh", action="store_true", help="forget engines that an interrupted build left")
     add_json(parser)
-    parser.set_defaults(run=run)
+    add_loss(parser, title="accuracy", max_loss=f"largest mean drop of the metrics [{BuildOptions.max_loss}]")
+    parser.set_defaults(run=run, max_loss=BuildOptions.max_loss)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
         max_loss=arguments.max_loss,
     )
-    out = arguments.output or default_output(arguments.bundle, arguments.precision)
+    out = arguments.out or default_output(arguments.bundle, arguments.precision)
     with progress(_SHARES, "build") as bar:
         told = 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -23,8 +22,9 @@ from florence_edge.backends.tensorrt.sidecar import (
     sidecar_path,
 )
 from florence_edge.backends.tensorrt.surface import Platform
-from florence_edge.bundle import sha256
+from florence_edge.bundle import file_record, sha256
 from florence_edge.errors import BuildError, EngineFileError
+from florence_edge.files import cache_folder
 from florence_edge.manifest import FileRecord, Graph
 
 from .assemble import engine_name, profile_sizes
@@ -33,8 +33,6 @@ from .origin import origin_of
 from .runner import EngineRunner
 from .settings import Job, Settings
 from .worker import PlanBuilder
-
-CACHE_VARIABLE = "FLORENCE_CACHE"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +50,9 @@ class Bench:
 
     def timing_cache(self) -> Path:
         """TensorRT's timings, which hold for one version of it on one kind of GPU alone."""
-        root = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "florence-edge")
         here = self.machine
         key = hashlib.sha256(f"{here.gpu} {here.processors}".encode()).hexdigest()[:8]
-        return root / "timing" / f"tensorrt-{here.tensorrt}-sm{here.sm}-{key}.cache"
+        return cache_folder("timing") / f"tensorrt-{here.tensorrt}-sm{here.sm}-{key}.cache"
 
 
 def make_engine(
@@ -87,8 +84,7 @@ def make_engine(
     if not path.is_file():
         raise BuildError(f"the builder ended without writing {path}; free disk space and run the same command again")
     plan_version(path)
-    record = FileRecord(sha256(path), path.stat().st_size)
-    built = replace(wanted, engine=record, seconds=round(time.monotonic() - started, 1))
+    built = replace(wanted, engine=file_record(path), seconds=round(time.monotonic() - started, 1))
     built.save(path)
     return path, built
 

@@ -1,6 +1,8 @@
 """Whether a build fits into memory, asked before it starts: a Jetson that runs out kills the build, or hangs.
 
-The need is an estimate: the weights three times (file, network, plan), room for tactics, and what the libraries take.
+The need is an estimate. Three times the bundle's weights are what measuring the engines took of a base model (2.5 GB
+where the weights have 0.93 GB), and more than five copies of its largest engine in fp32, which is what a builder holds
+(file, network, device, plan, the plan's copy). To that come room for tactics and a guess at what the libraries take.
 """
 
 from __future__ import annotations
@@ -9,30 +11,38 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from florence_edge.cli.output import size
 from florence_edge.errors import BuildError
+from florence_edge.health.checks import text_of
+from florence_edge.units import size
 
 from .settings import MEBIBYTE, Settings
 
 _COPIES = 3
 _LIBRARIES = 1200 * MEBIBYTE
 _DEFAULT_TACTICS = 1024 * MEBIBYTE
-_MEMINFO = re.compile(r"^(MemAvailable|SwapFree):\s+(\d+) kB", re.MULTILINE)
+_AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB", re.MULTILINE)
+_SWAP = re.compile(r"^(\S+)\s+\S+\s+(\d+)\s+(\d+)", re.MULTILINE)
+"""A line of /proc/swaps: name, kind, size and what is used of it, in kB."""
 
 
 @dataclass(frozen=True)
 class Available:
-    """Bytes that are free: `host` with swap, `device` None where GPU and CPU share one memory (Jetson)."""
+    """Bytes that are free: `host` with swap on a disk, `device` None where GPU and CPU share one memory (Jetson)."""
 
     host: int
     device: int | None
 
     @classmethod
     def now(cls, device: int, root: Path = Path("/")) -> Available:
-        """What is free now; `device` is what CUDA reports, `root` where `proc` and `etc` lie."""
-        found = dict(_MEMINFO.findall((root / "proc/meminfo").read_text(encoding="utf-8")))
-        host = sum(int(value) for value in found.values()) * 1024
-        return cls(host, None if (root / "etc/nv_tegra_release").is_file() else device)
+        """What is free now; `device` is what CUDA reports, `root` where `proc` and `etc` lie.
+
+        JetPack's own swap, zram, lies in the memory that it should relieve, and is not counted.
+        """
+        free = [int(value) for value in _AVAILABLE.findall(text_of(root / "proc/meminfo"))]
+        for name, size_kb, used_kb in _SWAP.findall(text_of(root / "proc/swaps")):
+            if not name.startswith("/dev/zram"):
+                free.append(int(size_kb) - int(used_kb))
+        return cls(sum(free) * 1024, None if (root / "etc/nv_tegra_release").is_file() else device)
 
 
 def needed(weights: int, settings: Settings) -> int:

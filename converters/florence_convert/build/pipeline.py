@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,13 +82,12 @@ def build_bundle(
     work = target.with_name(f"{target.name}{WORK_SUFFIX}")
     if chosen.fresh:
         remove(work)
-    bench = _bench(tools or Tools.here(), chosen, work, command_line(source, target, chosen))
+    bench = _bench(tools or Tools.here(), chosen, work, command_line(_named(source, bundle), target, chosen))
     _check_memory(bench, bundle, chosen)
     tell(0.0, "lowering the graphs")
     exact = lower(bundle, work / EXACT, precision=EXACT)
     cases = draw_cases(bundle.manifest.image, Tokens.load(bundle.tokenizer), bundle.manifest.limits, CaseOptions())
-    samples = draw_samples(exact, buckets, cases)
-    lowered, engines = _good_engines(bench, bundle, chosen, buckets, samples, tell)
+    lowered, engines = _good_engines(bench, bundle, chosen, buckets, lambda: draw_samples(exact, buckets, cases), tell)
     tell(0.95, "comparing answers")
     result = write_bundle(bundle, lowered, engines, target, precision=chosen.precision, overwrite=chosen.overwrite)
     sidecars = {name: sidecar for name, (_, sidecar) in engines.items()}
@@ -106,9 +106,15 @@ def command_line(source: str | Path, out: Path, options: BuildOptions) -> str:
     words += ["--batch", ",".join(map(str, options.batches))]
     if options.beams:
         words += ["--beams", ",".join(map(str, options.beams))]
-    words += [word for picture in options.calibration for word in ("--calibration", picture)]
+    pictures = [str(Path(picture).expanduser().absolute()) for picture in options.calibration]
+    words += [word for picture in pictures for word in ("--calibration", picture)]
     words += ["--low-memory"] * options.low_memory
-    return shlex.join([*words, "--output", str(out), "--overwrite"])
+    return shlex.join([*words, "--out", str(out), "--overwrite"])
+
+
+def _named(source: str | Path, bundle: Bundle) -> str | Path:
+    """A bundle's place as it holds in every folder: a bundled model's name, or where the bundle lies."""
+    return bundle.folder if Path(source).expanduser().is_dir() else source
 
 
 def _bench(tools: Tools, options: BuildOptions, work: Path, command: str) -> Bench:
@@ -138,10 +144,14 @@ def _good_engines(
     bundle: Bundle,
     options: BuildOptions,
     buckets: Buckets,
-    samples: Mapping[str, list[Sample]],
+    draw: Callable[[], Mapping[str, list[Sample]]],
     tell: OnProgress,
 ) -> tuple[Lowered, Engines]:
-    """Engines that all pass; every round builds in fp32 what did not pass in the one before."""
+    """Engines that all pass; every round builds in fp32 what did not pass in the one before.
+
+    Samples are drawn after each round's building and do not outlive it: at base size they make this process 1.4 GB
+    larger, which a board with 8 GB needs for the builder.
+    """
     precision: dict[PartName, Precision] = dict.fromkeys(PARTS, options.precision)
     if options.precision == QUANTISED:
         precision["decoder"] = "fp16"
@@ -149,12 +159,8 @@ def _good_engines(
         pictures = expand(options.calibration) if QUANTISED in precision.values() else None
         lowered = lower(bundle, bench.folder / "graphs", precision=precision, calibration=pictures)
         engines = _build_all(bench, lowered, buckets, tell)
-        for part in lowered.parts:
-            tell(0.9, f"measuring {part.name}")
-            engines[part.name] = (
-                engines[part.name][0],
-                gate_engine(bench, part, *engines[part.name], samples[part.name]),
-            )
+        tell(0.9, "measuring")
+        engines = _measure_all(bench, lowered, engines, draw())
         gates = {name: sidecar.gate for name, (_, sidecar) in engines.items() if sidecar.gate is not None}
         failed = {name: gate for name, gate in gates.items() if not passes(gate)}
         if not failed:
@@ -181,6 +187,14 @@ def _build_all(bench: Bench, lowered: Lowered, buckets: Buckets, tell: OnProgres
     return engines
 
 
+def _measure_all(bench: Bench, lowered: Lowered, engines: Engines, samples: Mapping[str, list[Sample]]) -> Engines:
+    """The same engines, their sidecars with what was measured."""
+    return {
+        part.name: (engines[part.name][0], gate_engine(bench, part, *engines[part.name], samples[part.name]))
+        for part in lowered.parts
+    }
+
+
 def _faults(gates: Mapping[PartName, Gate]) -> list[str]:
     return [f"{name}: the error is {gate.error:.3g}, allowed is {gate.tolerance:.3g}" for name, gate in gates.items()]
 
@@ -193,7 +207,8 @@ def _parity(source: Bundle, built: Bundle, bench: Bench, cases: Cases, sidecars:
     beams = {size["K"][1] for size in sidecars["decoder"].buckets}
     searches = {name: options for name, options in SEARCHES.items() if options.beams in beams}
     wanted = search_answers(OnnxBackend(source), cases, searches)
-    found = search_answers(TensorRTBackend(built, bench.platform, plugins=lambda _: bench.plugins()), cases, searches)
+    with closing(TensorRTBackend(built, bench.platform, plugins=lambda _: bench.plugins())) as engines:
+        found = search_answers(engines, cases, searches)
     measured = {name: sidecar.gate for name, sidecar in sidecars.items() if sidecar.gate is not None}
     return Parity(
         reference=f"{source.folder.name}, ONNX in fp32",

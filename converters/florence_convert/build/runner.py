@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from florence_edge.backends.onnx import open_session
 from florence_edge.backends.tensorrt.device import Device, Memory
 from florence_edge.backends.tensorrt.engines import Part, shape_of, tensor_bytes
 from florence_edge.backends.tensorrt.stages import BoundEngine
-from florence_edge.errors import BackendError, missing
+from florence_edge.errors import BackendError
 from florence_edge.geometry import AnyArray
 
 Arrays = Mapping[str, AnyArray]
@@ -58,17 +58,7 @@ class GraphRunner:
     """A lowered graph in ONNX Runtime on the CPU."""
 
     def __init__(self, graph: Path) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise missing("onnxruntime", extra="onnx", needed_for="measuring engines") from error
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self._path = graph
-        try:
-            self._session: Any = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions have no common base
-            raise BackendError(f"ONNX Runtime cannot open {graph}: {error}") from error
+        self._path, self._session = graph, open_session(graph)
         self._types = {value.name: _NUMPY[value.type] for value in self._session.get_inputs()}
 
     def run(self, inputs: Arrays) -> dict[str, AnyArray]:
@@ -77,7 +67,7 @@ class GraphRunner:
         feeds = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._types.items()}
         try:
             return dict(zip(names, self._session.run(names, feeds), strict=True))
-        except Exception as error:  # as above
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise BackendError(f"ONNX Runtime failed in {self._path}: {error}") from error
 
 

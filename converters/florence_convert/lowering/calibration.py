@@ -16,10 +16,11 @@ from typing import Any
 
 import onnx_ir as ir
 
+from florence_edge.backends.onnx import open_session
 from florence_edge.bundle import Bundle
 from florence_edge.errors import InputError, missing
 from florence_edge.geometry import AnyArray, Float32Array, ImageSize, Int64Array
-from florence_edge.images import ImageSource, load_image
+from florence_edge.images import IMAGE_SUFFIXES, ImageSource, load_image
 from florence_edge.preprocess import to_pixels
 from florence_edge.prompts import prompt_for
 from florence_edge.tasks import TASKS, InputKind
@@ -31,7 +32,6 @@ CalibrationImages = str | PathLike[str] | Sequence[ImageSource]
 PERCENTILE = 99.999
 """Part of an activation's values that its range holds; the few beyond are clipped. ONNX Runtime's own default."""
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _BINS = 2048
 
 
@@ -41,7 +41,7 @@ def pictures(calibration: CalibrationImages | None) -> list[ImageSource]:
         raise InputError("int8 needs calibration pictures such as the model will see (a folder, or a list); none given")
     if isinstance(calibration, (str, PathLike)):
         folder = Path(calibration)
-        found: list[ImageSource] = [path for path in sorted(folder.glob("*")) if path.suffix.lower() in _SUFFIXES]
+        found: list[ImageSource] = [path for path in sorted(folder.glob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
     else:
         found = list(calibration)
     if not found:
@@ -66,10 +66,9 @@ class Observer:
     """Runs a runnable fp32 graph and keeps, by ONNX Runtime's histogram collector, how large some of its values get."""
 
     def __init__(self, model: ir.Model, names: Sequence[str]) -> None:
-        self._runtime, collector = _onnxruntime()
         self._names = list(dict.fromkeys(names))
         self._outputs = [value.name or "" for value in model.graph.outputs]
-        self._histograms = collector(
+        self._histograms = _collector()(
             method="percentile",
             symmetric=True,
             num_bins=_BINS,
@@ -102,9 +101,7 @@ class Observer:
             with tempfile.TemporaryDirectory() as scratch:
                 path = Path(scratch) / "observed.onnx"
                 ir.save(model, path, external_data="observed.bin")
-                options = self._runtime.SessionOptions()
-                options.log_severity_level = 3
-                return self._runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+                return open_session(path)
         finally:
             model.graph.outputs.clear()
             model.graph.outputs.extend(kept)
@@ -115,10 +112,9 @@ def _quiet() -> redirect_stdout[StringIO]:
     return redirect_stdout(StringIO())
 
 
-def _onnxruntime() -> tuple[Any, Any]:
+def _collector() -> Any:
     try:
-        import onnxruntime
         from onnxruntime.quantization.calibrate import HistogramCollector
     except ImportError as error:
         raise missing("onnxruntime", extra="convert", needed_for="calibration") from error
-    return onnxruntime, HistogramCollector
+    return HistogramCollector

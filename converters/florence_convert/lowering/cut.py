@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from florence_convert.weights import stored
 from florence_edge.errors import BundleError
 from florence_edge.geometry import AnyArray
 
@@ -109,15 +110,7 @@ def insert(graph: ir.Graph, node: ir.Node, *, before: ir.Node) -> ir.Value:
 def constant(graph: ir.Graph, array: AnyArray) -> ir.Value:
     """A small initializer with this content; equal ones are one."""
     name = f"constant.{array.dtype}.{'x'.join(map(str, array.flatten().tolist()))}"
-    return graph.initializers[name] if name in graph.initializers else initializer(graph, name, array)
-
-
-def initializer(graph: ir.Graph, name: str, array: AnyArray) -> ir.Value:
-    """A new initializer."""
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    return graph.initializers[name] if name in graph.initializers else stored(graph, name, array)
 
 
 def replace_inputs(graph: ir.Graph, values: Sequence[ir.Value]) -> None:
@@ -131,20 +124,32 @@ def replace_inputs(graph: ir.Graph, values: Sequence[ir.Value]) -> None:
 
 
 def expand_stored(graph: ir.Graph) -> None:
-    """Takes weights that are stored in fp16 behind a Cast as the fp32 weights that they stand for."""
-    for node in [node for node in graph if node.op_type == "Cast"]:
-        stored, result = node.inputs[0], node.outputs[0]
-        if stored is None or not stored.is_initializer() or stored.const_value is None:
+    """Takes weights stored in fp16 behind a Cast, or in parts behind a Concat, as the fp32 weights they stand for."""
+    for node in [node for node in graph if node.op_type in ("Cast", "Concat")]:
+        parts = [value for value in node.inputs if value is not None]
+        tensors = [value.const_value for value in parts if value.is_initializer() and value.const_value is not None]
+        if len(tensors) < len(node.inputs):
             continue
-        name, tensor = result.name or "", stored.const_value
-        exact = ir.Value(name=name, shape=stored.shape, type=ir.TensorType(ir.DataType.FLOAT))
-        exact.const_value = converted(tensor, ir.DataType.FLOAT, name)
+        result = node.outputs[0]
+        name = result.name or ""
+        exact = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT))
+        exact.const_value = _joined(tensors, node, name)
+        exact.shape = ir.Shape(exact.const_value.shape.numpy())
         result.replace_all_uses_with(exact)
         graph.remove(node, safe=True)
         result.name = None
         graph.register_initializer(exact)
-        if not stored.uses():
-            del graph.initializers[stored.name or ""]
+        for value in parts:
+            if not value.uses():
+                del graph.initializers[value.name or ""]
+
+
+def _joined(tensors: Sequence[ir.TensorProtocol], node: ir.Node, name: str) -> ir.TensorProtocol:
+    """What a Cast or a Concat makes of stored tensors."""
+    if node.op_type == "Cast":
+        return converted(tensors[0], ir.DataType.FLOAT, name)
+    axis = node.attributes["axis"].as_int()
+    return ir.tensor(np.concatenate([tensor.numpy() for tensor in tensors], axis), name=name)
 
 
 def converted(tensor: ir.TensorProtocol, dtype: ir.DataType, name: str) -> ir.LazyTensor:

@@ -48,10 +48,8 @@ class Plugin:
         self, inputs: Mapping[str, ir.Value], attributes: Mapping[str, int | float], *, name: str, shape: ir.Shape
     ) -> ir.Node:
         """A node with the attributes by which TensorRT's parser finds the plugin; the output has q's or qkv's type."""
-        if inputs.keys() != set(self.inputs) or attributes.keys() != self.attributes.keys():
-            raise ValueError(
-                f"{self.name} takes {self.inputs} and {tuple(self.attributes)}, got {inputs}, {attributes}"
-            )
+        assert inputs.keys() == set(self.inputs), self.name
+        assert attributes.keys() == self.attributes.keys(), self.name
         values = [inputs[port] for port in self.inputs]
         node = ir.node(self.name, values, {**attributes, **_VERSION}, domain=DOMAIN, name=name)
         node.outputs[0].shape, node.outputs[0].type = shape, values[0].type

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from florence_convert.tower.plain import plain_path
 from florence_convert.weights import save_models
 from florence_edge import __version__
 from florence_edge.bundle import MANIFEST, Bundle, bundled_names
@@ -122,7 +123,7 @@ def _check(bundle: Bundle) -> None:
 
 def _rewritten(bundle: Bundle, name: PartName, table: Graph) -> ir.Model:
     """One graph of a bundle with plugin nodes and the inputs and outputs of `table`, in fp32."""
-    model = ir.load(bundle.path(dict(bundle.manifest.graphs.items())[name].file))
+    model = ir.load(plain_path(bundle, name))
     cut.expand_stored(model.graph)
     if name == "vision":
         lower_vision(model.graph, bundle.manifest.model["vision"])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from florence_convert.weights import stored
 from florence_edge.errors import InputError
 from florence_edge.geometry import AnyArray, Float32Array
 
@@ -84,11 +85,11 @@ def scale_of(largest: AnyArray) -> Float32Array:
 
 def _activation_pair(graph: ir.Graph, product: Product, largest: float) -> ir.Value:
     value = product.activation
-    scale = cut.initializer(graph, f"{value.name}.scale", scale_of(np.asarray(largest)))
+    scale = stored(graph, f"{value.name}.scale", scale_of(np.asarray(largest)))
     zero = cut.constant(graph, np.asarray(0, np.int8))
     quantise = ir.node("QuantizeLinear", [value, scale, zero], name=f"{value.name}/QuantizeLinear")
-    stored = cut.insert(graph, cut.typed(quantise, ir.DataType.INT8, value.shape), before=product.node)
-    dequantise = ir.node("DequantizeLinear", [stored, scale, zero], name=f"{value.name}/DequantizeLinear")
+    levels = cut.insert(graph, cut.typed(quantise, ir.DataType.INT8, value.shape), before=product.node)
+    dequantise = ir.node("DequantizeLinear", [levels, scale, zero], name=f"{value.name}/DequantizeLinear")
     return cut.insert(graph, cut.typed(dequantise, value.dtype, value.shape), before=product.node)
 
 
@@ -101,7 +102,7 @@ def _weight(graph: ir.Graph, product: Product) -> ir.Value:
     scales = scale_of(np.abs(exact).max(axis=tuple(i for i in range(exact.ndim) if i != axis)))
     across = scales.reshape([-1 if i == axis else 1 for i in range(exact.ndim)])
     rounded = np.clip(np.rint(exact / across), -LARGEST, LARGEST).astype(np.int8)
-    stored = cut.initializer(graph, f"{value.name}.int8", rounded)
-    scale = cut.initializer(graph, f"{value.name}.scale", scales)
-    node = ir.node("DequantizeLinear", [stored, scale], {"axis": axis}, name=f"{value.name}/DequantizeLinear")
+    levels = stored(graph, f"{value.name}.int8", rounded)
+    scale = stored(graph, f"{value.name}.scale", scales)
+    node = ir.node("DequantizeLinear", [levels, scale], {"axis": axis}, name=f"{value.name}/DequantizeLinear")
     return cut.insert(graph, cut.typed(node, value.dtype, value.shape), before=product.node)

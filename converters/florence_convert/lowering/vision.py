@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from florence_convert.weights import stored
+
 from . import cut
 from .functions import CHANNEL, HEAD_DIM, WINDOW
 
@@ -43,7 +45,7 @@ def _replace_window(graph: ir.Graph, block: str, qkv: ir.Value, config: Mapping[
     )
     bias = graph.initializers.get(f"{block}.attention.qkv.bias")
     if bias is None:
-        bias = cut.initializer(graph, f"{block}.attention.qkv.none", np.zeros(fused, np.float32))
+        bias = stored(graph, f"{block}.attention.qkv.none", np.zeros(fused, np.float32))
     attention = cut.Attention(
         WINDOW,
         {"qkv": grid, "bias": bias},

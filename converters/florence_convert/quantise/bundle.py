@@ -12,20 +12,23 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from florence_convert.graphs import DECODER, ENCODER, VISION
-from florence_convert.storage import restore, store_half
+from florence_convert.lowering.cut import expand_stored
+from florence_convert.names import DECODER, ENCODER, VISION
+from florence_convert.products import products
+from florence_convert.storage import store_half
+from florence_convert.tower.bands import cut_into_bands
+from florence_convert.tower.heads import separate_heads
+from florence_convert.tower.layout import move_transposes
+from florence_convert.tower.plain import PLAIN, plain_path
 from florence_convert.weights import WEIGHTS, save_models
 from florence_edge.bundle import MANIFEST, Bundle, check_target, seal, staging
 from florence_edge.errors import InputError, ParityError, listing
 from florence_edge.loss import Loss
 from florence_edge.manifest import REVISION
 
-from .bands import cut_into_bands
 from .embedding import quantise_embedding
-from .heads import separate_heads
-from .layout import move_transposes
 from .loss import MAX_LOSS, Measure, measure
-from .products import Scheme, blockwise, dynamic, products
+from .products import Scheme, blockwise, dynamic
 from .products import replace as put
 
 STEPS = ("graphs", "weights", "loss")
@@ -95,8 +98,8 @@ def _quantised(bundle: Bundle, keep: Sequence[str]) -> list[tuple[str, ir.Model]
     """The three graphs, rewritten, by file name."""
     models, unused = [], set(keep)
     for name, graph in bundle.manifest.graphs.items():
-        model = ir.load(bundle.path(graph.file))
-        restore(model.graph)
+        model = ir.load(plain_path(bundle, name))
+        expand_stored(model.graph)
         separate_heads(model.graph)
         RemoveUnusedNodesPass()(model)
         for product in products(model.graph):
@@ -122,7 +125,7 @@ def _quantised(bundle: Bundle, keep: Sequence[str]) -> list[tuple[str, ir.Model]
 
 def _copy_others(bundle: Bundle, target: Path) -> None:
     """Everything but graphs, weights and manifest: tokenizer, licence, card, picture."""
-    replaced = {graph.file for _, graph in bundle.manifest.graphs.items()} | {WEIGHTS, MANIFEST}
+    replaced = {graph.file for _, graph in bundle.manifest.graphs.items()} | {PLAIN, WEIGHTS, MANIFEST}
     for name in bundle.manifest.files:
         if name not in replaced:
             (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .products import DOMAIN, ZERO_POINT, array_of, block_of, matmul_nbits, quantise_rows, stored
+from florence_convert.products import array_of
+from florence_convert.weights import stored
+
+from .products import DOMAIN, ZERO_POINT, block_of, matmul_nbits, quantise_rows
 
 
 def quantise_embedding(graph: ir.Graph, table: ir.Value) -> bool:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from florence_convert.comparison import CaseOptions, Cases, draw_cases, empty_cache, padded
-from florence_convert.graphs import DECODER, ENCODER, VISION
+from florence_convert.comparison import CaseOptions, Cases, draw_cases, empty_cache
+from florence_convert.names import DECODER, ENCODER, VISION
 from florence_convert.sides import OnnxSide
 from florence_edge.backends.onnx import OnnxBackend
+from florence_edge.backends.request import padded
 from florence_edge.bundle import Bundle
 from florence_edge.card import identity
 from florence_edge.errors import InputError

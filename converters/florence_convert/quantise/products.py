@@ -6,14 +6,15 @@ them. Everything else (LayerNorm, Softmax, convolutions, products of two activat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from florence_edge.geometry import AnyArray, Float32Array
+from florence_convert.products import Product, array_of
+from florence_convert.weights import stored
+from florence_edge.geometry import Float32Array
 
 DOMAIN = "com.microsoft"
 ZERO_POINT = 128
@@ -25,31 +26,8 @@ BLOCKS = (128, 64, 32, 16)
 _SEVEN_BITS, _EIGHT_BITS = 63, 127
 _INT8_ARITHMETIC = 4  # MatMulNBits' accuracy_level: activations in blocks of INT8 too
 
-
-class Product(NamedTuple):
-    """A product with a stored weight [K, N], and the bias added to it where there is one."""
-
-    node: ir.Node
-    weight: ir.Value
-    bias: ir.Value | None
-    last: ir.Node
-    """The Add, or the product itself."""
-
-
 Scheme = Callable[[ir.Graph, Product], ir.Node | None]
 """Makes the node that takes a product's place, or None where it cannot."""
-
-
-def products(graph: ir.Graph) -> list[Product]:
-    """All products with a stored weight of two axes that nothing else reads."""
-    found = []
-    for node in graph:
-        weight = node.inputs[1] if node.op_type == "MatMul" else None
-        if weight is None or weight.const_value is None or len(weight.shape or ()) != 2 or len(weight.uses()) > 1:
-            continue
-        added = _bias_behind(node)
-        found.append(Product(node, weight, *added) if added else Product(node, weight, None, node))
-    return found
 
 
 def replace(graph: ir.Graph, product: Product, node: ir.Node) -> None:
@@ -130,48 +108,6 @@ def quantise_rows(weight: Float32Array, block: int) -> tuple[npt.NDArray[np.uint
 def block_of(width: int) -> int | None:
     """The size of the blocks in rows of `width` weights, None where no size divides it."""
     return next((block for block in BLOCKS if width % block == 0), None)
-
-
-def stored(graph: ir.Graph, name: str, array: AnyArray) -> ir.Value:
-    """A new initializer."""
-    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
-def only_reader(value: ir.Value) -> ir.Node | None:
-    """The one node that reads a value, None where there are several or none."""
-    readers = [use.node for use in value.uses()]
-    return readers[0] if len(readers) == 1 else None
-
-
-def stored_ids(graph: ir.Graph, name: str, values: Sequence[int]) -> ir.Value:
-    """A shape, or other whole numbers, as an initializer; one that is already there is used again."""
-    return graph.initializers.get(name) or stored(graph, name, np.asarray(values, np.int64))
-
-
-def numbers(value: ir.Value | None) -> list[int]:
-    """A stored shape or index, empty where it is not stored."""
-    return [] if value is None or value.const_value is None else [int(n) for n in value.const_value.numpy().reshape(-1)]
-
-
-def _bias_behind(product: ir.Node) -> tuple[ir.Value, ir.Node] | None:
-    """The stored bias that the only reader of a product adds to it."""
-    add = only_reader(product.outputs[0])
-    if add is None or add.op_type != "Add" or product.outputs[0].is_graph_output():
-        return None
-    for value in add.inputs:
-        if value is not None and value.is_initializer() and len(value.shape or ()) == 1:
-            return value, add
-    return None
-
-
-def array_of(value: ir.Value) -> Float32Array:
-    """A stored weight."""
-    if value.const_value is None:
-        raise ValueError(f"{value.name} is no stored weight")
-    return np.asarray(value.const_value.numpy(), np.float32)
 
 
 def _scales(peaks: Float32Array, levels: int) -> Float32Array:

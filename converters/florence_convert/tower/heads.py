@@ -12,7 +12,8 @@ from itertools import pairwise
 import numpy as np
 import onnx_ir as ir
 
-from .products import Product, array_of, numbers, only_reader, products, stored, stored_ids
+from florence_convert.products import Product, array_of, numbers, only_reader, products, stored_ids
+from florence_convert.weights import stored
 
 _PARTS = 3
 
@@ -20,6 +21,11 @@ _PARTS = 3
 def separate_heads(graph: ir.Graph) -> int:
     """Rewrites every qkv product whose parts are picked out of a transposed result; returns how many."""
     return sum(_separate(graph, product) for product in products(graph))
+
+
+def part_names(product: Product, operator: str) -> list[str]:
+    """Names of the three parts of a product's weight (`operator` "MatMul") or bias ("Add")."""
+    return [f"{product.node.name}.{part}.{operator}" for part in range(_PARTS)]
 
 
 def _separate(graph: ir.Graph, product: Product) -> bool:
@@ -80,7 +86,7 @@ def _projection(graph: ir.Graph, product: Product, part: int) -> list[ir.Node]:
             third = np.split(array_of(value), _PARTS, axis=-1)[part]
             inputs = [
                 nodes[-1].outputs[0] if nodes else product.node.inputs[0],
-                stored(graph, f"{product.node.name}.{part}.{operator}", third),
+                stored(graph, part_names(product, operator)[part], third),
             ]
             node = ir.node(operator, inputs, name=f"{product.node.name}.{part}/{operator}")
             shape = list(product.last.outputs[0].shape or ())

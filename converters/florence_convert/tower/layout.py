@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from .products import only_reader, stored_ids
+from florence_convert.products import only_reader, stored_ids
 
 _SWAP, _TO_CHANNELS_FIRST, _TO_CHANNELS_LAST = [0, 2, 1], [0, 3, 1, 2], [0, 2, 3, 1]
 

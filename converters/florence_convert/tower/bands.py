@@ -2,7 +2,8 @@
 
 Windows do not see each other and the tokens of an MLP do not either, so that both can be computed band by band; the
 channels of the other attention meet in a sum over all tokens, which is the sum of what the bands give. The first stage
-alone has 36,864 tokens at 768 pixels. Besides, every band gets its own scale for its activations.
+alone has 36,864 tokens at 768 pixels. A band holds its part of every image, so that a batch is cut as one image is.
+Besides, where products are quantised every band gets its own scale for its activations.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from math import prod
 
 import onnx_ir as ir
 
+from florence_convert.products import stored_ids
+
 from .laid import Laid, laid_out, target_of
-from .products import stored_ids
 
 LARGEST = 10 << 20
 """Bytes of fp32 that one band's widest result may have."""

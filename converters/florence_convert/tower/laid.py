@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from .products import numbers
+from florence_convert.products import numbers
 
 
 class Laid(NamedTuple):
