@@ -26,8 +26,8 @@ from .manifest import FileRecord, Manifest
 MANIFEST = "manifest.json"
 PICTURE = "demo.png"
 """A bundle that holds a file of this name brings its own image to show."""
-ARCHIVES = (".tar", ".tar.gz")
-"""How the name of a packed bundle ends."""
+ARCHIVES = {".tar": "tar xf", ".tar.gz": "tar xzf"}
+"""How the name of a packed bundle ends, and what unpacks it; BusyBox needs the `z`."""
 
 Verify = Literal["sha256", "size"]
 
@@ -109,9 +109,8 @@ def find(source: str | os.PathLike[str]) -> Path:
         raise BundleError(f"{str(source)!r:.200} cannot be opened as a bundle: {error}") from error
     if str(source) in bundled_names():
         return _ASSETS / str(source)
-    if folder.is_file() and folder.name.endswith(ARCHIVES):
-        command = f"tar xf {shlex.quote(str(folder))}"
-        raise BundleError(f"{str(source)!r} is a packed bundle; unpack it and give the folder that it holds: {command}")
+    if folder.is_file() and (line := unpacking(folder)):
+        raise BundleError(f"{str(source)!r} is a packed bundle; unpack it and give the folder that it holds: {line}")
     names = ", ".join(bundled_names()) or "none in this installation"
     state = f"the folder has no {MANIFEST}" if folder.is_dir() else "the folder does not exist"
     state = "it is a file" if folder.is_file() else state
@@ -119,6 +118,12 @@ def find(source: str | os.PathLike[str]) -> Path:
         f"{str(source)!r} is no bundle: {state}. Give a bundle folder (florence-edge convert makes one of a "
         f"checkpoint or a hub id) or the name of a bundled model: {names}"
     )
+
+
+def unpacking(archive: str | os.PathLike[str]) -> str | None:
+    """The command line that unpacks an archive into the working folder; None where the name is no archive's."""
+    commands = (command for suffix, command in ARCHIVES.items() if str(archive).endswith(suffix))
+    return next((f"{command} {shlex.quote(str(archive))}" for command in commands), None)
 
 
 @contextmanager
