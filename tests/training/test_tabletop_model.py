@@ -22,7 +22,7 @@ FLOORS = {
     ("<CAPTION>", "exact match"): 0.8,
     ("<REGION_TO_OCR>", "exact match"): 0.4,
 }
-"""What the first scenes must reach; the card gives 0.99, 0.94, 0.93, 0.80, 0.89, 0.93 and 0.63 on 200 of the test split."""
+"""What the first scenes must reach; the card says 0.99, 0.94, 0.93, 0.80, 0.89, 0.93, 0.63 on 200 of the test split."""
 
 CALIBRATED = 0.1
 """Largest expected calibration error of boxes on the same scenes; the card gives 0.02."""
