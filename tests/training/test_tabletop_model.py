@@ -19,10 +19,11 @@ FLOORS = {
     ("<REGION_TO_CATEGORY>", "accuracy"): 0.8,
     ("<REFERRING_EXPRESSION_SEGMENTATION>", "mIoU"): 0.65,
     ("<CAPTION_TO_PHRASE_GROUNDING>", "R@1"): 0.75,
+    ("<CAPTION>", "ROUGE-L"): 0.9,
     ("<CAPTION>", "exact match"): 0.8,
     ("<REGION_TO_OCR>", "exact match"): 0.4,
 }
-"""What the first scenes must reach; the card says 0.99, 0.94, 0.93, 0.80, 0.89, 0.93, 0.63 on 200 of the test split."""
+"""What the first scenes must reach; the card says 0.99, 0.94, 0.93, 0.80, 0.89, 0.99, 0.93, 0.63 on 200 scenes."""
 
 CALIBRATED = 0.1
 """Largest expected calibration error of boxes on the same scenes; the card gives 0.02."""
