@@ -58,7 +58,7 @@ class Squares:
     """Pictures of one bright square and the question where it is; every third picture has no such question."""
 
     vocabulary = VOCABULARY
-    dense_classes = DenseClasses((1,), 1, (2,))
+    dense_classes = DenseClasses((1,), (1,), (2,))
 
     def __init__(self, images: int = IMAGES) -> None:
         self.images = images
@@ -83,7 +83,7 @@ class Squares:
             turns[: 1 if index % 3 == 2 else 2],
             dense=(
                 *truth,
-                under.repeat(finer, 0).repeat(finer, 1).ravel().astype(np.int64),
+                under.repeat(finer, 0).repeat(finer, 1).reshape(-1, 1).astype(np.int64),
                 np.array([int(x < 12)], dtype=np.int64),
             ),
         )

@@ -1,7 +1,8 @@
-"""A trained model on larger pictures: what it begins with is what it knew."""
+"""A trained model made larger: what it begins with is what it knew."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from florence_edge.errors import InputError
 from florence_train.checkpoint import load_checkpoint
-from florence_train.enlarge import enlarge
+from florence_train.enlarge import deepen, enlarge
 from florence_train.model import FlorenceModel
 from florence_train.recipe import load_recipe
 from florence_train.run import train
@@ -91,7 +92,42 @@ def test_a_run_can_begin_with_it(tmp_path: Path) -> None:
     assert after.config.vision.grid(side, side) == before.config.vision.grid(side // 2, side // 2)
 
 
-def test_only_a_model_that_exists_is_enlarged(tmp_path: Path) -> None:
-    (tmp_path / "new.toml").write_text('enlarge = [96, 96]\n[data]\nweights = {"<OD>" = 1.0}\n[optimizer]\nsteps = 1\n')
-    with pytest.raises(InputError, match="enlarge needs start"):
+@pytest.mark.parametrize("change", ["enlarge = [96, 96]", "deepen = [1, 1, 1, 2]"])
+def test_only_a_model_that_exists_is_made_larger(tmp_path: Path, change: str) -> None:
+    (tmp_path / "new.toml").write_text(f'{change}\n[data]\nweights = {{"<OD>" = 1.0}}\n[optimizer]\nsteps = 1\n')
+    with pytest.raises(InputError, match=f"{change.split()[0]} needs start"):
         load_recipe(tmp_path / "new.toml")
+
+
+def test_added_blocks_change_nothing_until_they_are_trained(model: FlorenceModel) -> None:
+    depths = model.config.vision.depths
+    deeper = deepen(model, (depths[0] + 1, *depths[1:-1], depths[-1] + 2)).eval()
+    assert deeper.config == replace(
+        model.config, vision=replace(model.config.vision, depths=deeper.config.vision.depths)
+    )
+    added = [value for name, value in deeper.named_parameters() if name not in dict(model.named_parameters())]
+    assert sum(value.numel() for value in added) > 0
+    with torch.no_grad():
+        torch.testing.assert_close(deeper.encode_image(_smooth(64)), model.encode_image(_smooth(64)))
+    deeper.train().encode_image(_smooth(64)).square().sum().backward()  # type: ignore[no-untyped-call]  # torch
+    moved = [value.grad is not None and bool(value.grad.abs().sum() > 0) for value in added]
+    assert sum(moved) >= 3 * 2 * 4, "the ends of four branches in two attention blocks of three blocks"
+
+
+@pytest.mark.parametrize("change", [lambda depths: depths[1:], lambda depths: (depths[0] - 1, *depths[1:])])
+def test_blocks_are_not_taken_away(model: FlorenceModel, change: Callable[[tuple[int, ...]], tuple[int, ...]]) -> None:
+    with pytest.raises(InputError, match="none smaller than what is there"):
+        deepen(model, change(model.config.vision.depths))
+
+
+def test_a_run_can_begin_deeper(tmp_path: Path) -> None:
+    start = write_tiny_checkpoint(tmp_path / "start")
+    depths = [depth + 1 for depth in load_checkpoint(start)[0].config.vision.depths]
+    (tmp_path / "deeper.toml").write_text(
+        f'start = "{start}"\ndeepen = {depths}\n'
+        '[data]\nimages_per_step = 1\nprompts_per_image = 1\nworkers = 0\n[data.weights]\n"<OD>" = 1.0\n'
+        "[optimizer]\nsteps = 1\nwarmup_steps = 0\n"
+    )
+    train(load_recipe(tmp_path / "deeper.toml"), tmp_path / "run")
+    after, _ = load_checkpoint(tmp_path / "run" / "checkpoint")
+    assert list(after.config.vision.depths) == depths

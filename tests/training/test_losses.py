@@ -79,11 +79,11 @@ def test_dense_heads_can_learn_what_lies_under_each_token() -> None:
     torch.manual_seed(0)
     features = torch.randn(2, 10, 16)
     finer = torch.randn(2, 12, 6, 6)
-    bins, characters = torch.randint(0, LOCATION_BINS, (2, 9, 4)), torch.randint(0, 5, (2, 36))
+    bins, characters = torch.randint(0, LOCATION_BINS, (2, 9, 4)), torch.randint(0, 5, (2, 36, 2))
     targets = DenseTargets(torch.randint(0, 3, (2, 9, 2)), bins, characters, torch.tensor([[1], [0]]))
     targets.bins[0, :5] = -1
     heads, locations = (
-        DenseHeads(16, 12, DenseClasses((2, 2), 4, (2,))),
+        DenseHeads(16, 12, DenseClasses((2, 2), (4, 4), (2,))),
         torch.nn.Parameter(torch.randn(LOCATION_BINS, 16)),
     )
     optimizer = torch.optim.Adam([*heads.parameters(), locations, finer.requires_grad_()], lr=3e-2)
@@ -103,21 +103,22 @@ def test_each_attribute_has_a_mean_of_its_own() -> None:
     torch.manual_seed(0)
     features, locations = torch.randn(1, 7, 8), torch.randn(LOCATION_BINS, 8)
     classes = torch.tensor([[[1, 0], [2, 0], [0, 0], [0, 3], [1, 0], [0, 0]]])
-    finer, characters = torch.randn(1, 5, 2, 2), torch.tensor([[0, 4, 0, 0]])
+    finer, characters = torch.randn(1, 5, 2, 2), torch.tensor([[[0, 0], [4, 1], [0, 2], [0, 0]]])
     targets = DenseTargets(classes, torch.full((1, 6, 4), -1), characters, torch.tensor([[2]]))
-    assert targets.counts().tolist() == [3, 1, 0, 1]
+    assert targets.counts().tolist() == [3, 1, 0, 1, 2]
     corner = torch.full((1, 6, 4), -1).index_fill(1, torch.tensor([2]), 0)
-    assert replace(targets, bins=corner).counts().tolist() == [3, 1, 1, 1]
-    heads = DenseHeads(8, 5, DenseClasses((2, 3), 4, (5,)))
+    assert replace(targets, bins=corner).counts().tolist() == [3, 1, 1, 1, 2]
+    heads = DenseHeads(8, 5, DenseClasses((2, 3), (4, 2), (5,)))
     everywhere, present = heads.losses(features, finer, targets, locations=locations, sigma=0.0)
-    wanted = [*classes[0].T, characters[0]]
+    wanted = [*classes[0].T, *characters[0].T]
     pooled, *tokens = heads.norm(features[0])
     logits = [head(torch.stack(tokens)) for head in heads.attributes]
-    logits.append(heads.characters(heads.finer_norm(finer[0].flatten(1).T)))
+    logits += [head(heads.finer_norm(finer[0].flatten(1).T)) for head in heads.characters]
     losses = [F.cross_entropy(*pair, reduction="none") for pair in zip(logits, wanted, strict=True)]
     count = F.cross_entropy(heads.whole[0](pooled), torch.tensor(2))
     torch.testing.assert_close(everywhere, torch.stack([loss.mean() for loss in losses]).sum() + count)
-    expected = [losses[0][[0, 1, 4]].mean(), losses[1][3], torch.tensor(0.0), READING * losses[2][1]]
+    named = [losses[0][[0, 1, 4]].mean(), losses[1][3], torch.tensor(0.0)]
+    expected = [*named, READING * losses[2][1], READING * losses[3][[1, 2]].mean()]
     torch.testing.assert_close(present, torch.stack(expected))
 
 
@@ -126,8 +127,8 @@ def test_every_side_of_a_box_is_its_own_and_softened_and_so_is_every_class_of_th
     features, finer, locations = torch.randn(1, 3, 8), torch.randn(1, 5, 1, 1), torch.randn(LOCATION_BINS, 8)
     box = [0, 10, 500, 999]
     nothing = torch.zeros(1, 2, 0, dtype=torch.int64)
-    targets = DenseTargets(nothing, torch.tensor([[[-1] * 4, box]]), torch.tensor([[0]]), torch.tensor([[1, 2]]))
-    heads = DenseHeads(8, 5, DenseClasses((), 1, (2, 3)))
+    targets = DenseTargets(nothing, torch.tensor([[[-1] * 4, box]]), torch.tensor([[[0]]]), torch.tensor([[1, 2]]))
+    heads = DenseHeads(8, 5, DenseClasses((), (1,), (2, 3)))
     everywhere, present = heads.losses(features, finer, targets, locations=locations, sigma=3.0)
     pooled, _, covered = heads.norm(features[0])
     scores = [side @ locations.T for side in heads.sides(covered).chunk(4)]
@@ -137,14 +138,14 @@ def test_every_side_of_a_box_is_its_own_and_softened_and_so_is_every_class_of_th
     ]
     torch.testing.assert_close(present[0], torch.cat(sides).mean())
     told = [F.cross_entropy(head(pooled), torch.tensor(place)) for head, place in zip(heads.whole, (1, 2), strict=True)]
-    printed = F.cross_entropy(heads.characters(heads.finer_norm(finer[0, :, 0, 0])), torch.tensor(0))
+    printed = F.cross_entropy(heads.characters[0](heads.finer_norm(finer[0, :, 0, 0])), torch.tensor(0))
     torch.testing.assert_close(everywhere, torch.stack([*told, printed]).sum())
 
 
 def test_dense_heads_accept_a_batch_without_any_object() -> None:
     nothing = torch.zeros(1, 4, 1, dtype=torch.int64)
-    targets = DenseTargets(nothing, torch.full((1, 4, 4), -1), nothing[..., 0], nothing[:, 0])
-    heads, locations = DenseHeads(8, 6, DenseClasses((3,), 2, (1,))), torch.randn(LOCATION_BINS, 8)
+    targets = DenseTargets(nothing, torch.full((1, 4, 4), -1), nothing, nothing[:, 0])
+    heads, locations = DenseHeads(8, 6, DenseClasses((3,), (2,), (1,))), torch.randn(LOCATION_BINS, 8)
     everywhere, present = heads.losses(
         torch.randn(1, 5, 8), torch.randn(1, 6, 2, 2), targets, locations=locations, sigma=4.0
     )

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import groupby
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from florence_edge.geometry import ImageSize
 from florence_edge.grammar import parse_ids, prompt_for
-from florence_edge.locations import dequantise
 from florence_edge.preprocess import ImageSpec
 from florence_edge.results import Detections
 from florence_edge.tasks import find
@@ -20,10 +17,9 @@ from florence_train.corpus import READING, texts
 from florence_train.model import FlorenceModel
 from florence_train.model.config import FlorenceConfig
 from florence_train.recipe import DataRecipe, Stage
-from florence_train.scenes import ATTRIBUTES, CHARACTERS, SURFACES, SceneSource, characters_under, dense_truth
+from florence_train.scenes import SceneSource
 from florence_train.scratch import order_locations
 from florence_train.tabletop import TabletopConfig, examples, render, split_seed
-from florence_train.tabletop.vocabulary import LABEL_ALPHABET
 from florence_train.tiny import tiny_config
 from florence_train.tokenizer import train_tokenizer
 
@@ -68,77 +64,6 @@ def test_answers_are_the_truth_of_the_scene(tokens: Tokens) -> None:
         assert isinstance(example.target, Detections)
         assert read.labels == example.target.labels
         np.testing.assert_allclose(read.boxes, example.target.boxes, atol=96 / 1000)
-
-
-def test_the_dense_truth_is_what_lies_under_each_cell() -> None:
-    scene = render(split_seed("val"), 3, TabletopConfig(height=96, width=96, objects=(3, 6)))
-    classes, bins = dense_truth(scene, (6, 8))
-    seen: set[int | str] = set()
-    for cell, (row, column) in enumerate(np.ndindex(6, 8)):
-        y, x = int((row + 0.5) * 16), int((column + 0.5) * 12)
-        owners = [thing for thing in scene.objects if thing.mask[y, x]]
-        about = classes[cell, : len(ATTRIBUTES)]
-        assert (about > 0).all() == bool(owners)
-        assert (bins[cell] >= 0).all() == bool(owners)
-        for thing in owners:
-            seen.add(thing.depth)
-            named = [values[index - 1] for (_, values), index in zip(ATTRIBUTES, about, strict=True)]
-            assert named == [thing.kind, thing.colour, thing.size, thing.texture]
-            box = dequantise(bins[cell].reshape(2, 2), scene.size).reshape(4)
-            np.testing.assert_allclose(box, thing.box, atol=96 / 1000)
-        surface = classes[cell, len(ATTRIBUTES)]
-        assert (surface == 0) == bool(owners)
-        if not owners:
-            behind = f"{scene.wall} wall" if scene.wall_mask[y, x] else scene.table
-            assert SURFACES[surface - 1] == behind
-            seen.add(behind)
-    assert len(seen) > 3
-
-
-def test_the_wall_is_where_the_table_ends() -> None:
-    """Below the line the picture changes with the table, above it with the wall: told by scenes without a wall."""
-    shares = []
-    for index in range(12):
-        scene = render(split_seed("val"), index, TabletopConfig(height=96, width=96))
-        assert (scene.wall_mask[:-1] >= scene.wall_mask[1:]).all(), "above, never below"
-        assert (scene.wall is not None) == bool(scene.wall_mask.mean() > 0.02)
-        shares.append(scene.wall_mask.mean())
-    assert max(shares) > 0.2
-
-
-def test_the_dense_truth_spells_what_is_printed() -> None:
-    read = 0
-    for index in range(6):
-        scene = render(split_seed("val"), index, TabletopConfig(height=192, width=192, labels=1.0, objects=(1, 2)))
-        classes, _ = dense_truth(scene, (24, 24))
-        cells = classes[:, len(ATTRIBUTES) + 1 :].reshape(24, 24, CHARACTERS)
-        assert ((cells[..., 1:] == 0) | (cells[..., :-1] > 0)).all(), "no gaps"
-        for label in scene.labels:
-            low, high = label.quad.min(axis=0) / 8 - 0.5, label.quad.max(axis=0) / 8 + 0.5
-            (left, top), (right, bottom) = np.maximum(low, 0).astype(int), high.astype(int)
-            columns = cells[top : bottom + 1, left : right + 1].transpose(1, 0, 2).reshape(-1)
-            assert sorted(LABEL_ALPHABET[i - 1] for i in columns if i) == sorted(label.text)
-            read += 1
-    assert read >= 4
-
-
-def test_each_cell_shows_the_character_printed_under_its_centre() -> None:
-    """With cells as small as pixels, the characters of a label stand in columns of its straightened quad."""
-    read = 0
-    for index in range(6):
-        scene = render(split_seed("val"), index, TabletopConfig(height=192, width=192, labels=1.0, objects=(1, 2)))
-        under = characters_under(scene, (192, 192))
-        assert bool(under.any()) == bool(scene.labels)
-        for label in scene.labels:
-            corners = [value for i in (0, 3, 2, 1) for value in label.quad[i].tolist()]
-            shown = Image.fromarray(under.reshape(192, 192).astype(np.uint8))
-            straight = np.asarray(shown.transform((96, 9), Image.Transform.QUAD, corners, Image.Resampling.NEAREST))
-            row = [LABEL_ALPHABET[value - 1] for value in straight[4] if value]
-            assert len(row) > 80
-            runs = [character for character, _ in groupby(row)]
-            assert runs == [character for character, _ in groupby(label.text)]
-            read += 1
-    assert read >= 4
 
 
 def test_the_curriculum_takes_the_last_stage_that_has_begun(tokens: Tokens) -> None:

@@ -142,6 +142,15 @@ def test_half_precision_learns_like_full_precision_and_resumes_exactly(tmp_path:
     assert bool(state["scaler"]) == (precision == "fp16")
 
 
+@pytest.mark.parametrize(("precision", "fused"), [("bf16", False), ("fp16", False), ("fp32", True)])
+def test_half_precision_on_a_cpu_takes_attention_apart(tmp_path: Path, precision: Any, fused: bool) -> None:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run_squares(tmp_path, make_recipe(1, compute=ComputeRecipe(precision=precision)))
+    called = {event.key for event in profile.key_averages()}
+    assert ("aten::_scaled_dot_product_flash_attention_for_cpu_backward" in called) == fused
+    assert "aten::softmax" in called, "channel attention is in parts anyway"
+
+
 def test_a_step_whose_scaled_gradients_overflow_is_left_out() -> None:
     weight = torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([weight], lr=1.0)

@@ -31,8 +31,8 @@ class Turn:
 class Sample:
     """One image [3, H, W] float32 (normalised), the turns drawn for it, and what lies under each feature token.
 
-    `dense` are the classes [N, A], bins [N, 4], characters [M] and whole [W] of `DenseTargets`, or None where the data
-    has none.
+    `dense` are the classes [N, A], bins [N, 4], characters [M, C] and whole [W] of `DenseTargets`, or None where the
+    data has none.
     """
 
     pixels: Float32Array

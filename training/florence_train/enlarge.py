@@ -1,8 +1,9 @@
-"""A trained model on a larger picture, at the cost of the smaller one.
+"""A trained model made larger: on larger pictures at the cost of the smaller one, or with more blocks.
 
-The first convolution takes larger steps over the larger picture, so that the grid of image tokens, and with it the
-cost and every learned position, stays what it was; each token only sees more pixels. The kernel is stretched to the
-same part of the picture, so that the model begins with what it knew.
+For larger pictures the first convolution takes larger steps, so that the grid of image tokens, and with it the cost
+and every learned position, stays what it was; each token only sees more pixels. The kernel is stretched to the same
+part of the picture, so that the model begins with what it knew. Blocks that are added change nothing at first: what
+they add to their input begins at zero.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from florence_edge.errors import InputError
 
 from .model import FlorenceConfig, FlorenceModel
 
+_BRANCH_ENDS = ("conv1", "conv2", "attention.proj", "mlp.fc2")
+"""The layers of an attention block whose output is added to its input."""
+
 
 def enlarge(model: FlorenceModel, height: int, width: int) -> FlorenceModel:
     """The model on pictures of `height` x `width` pixels with the token grid it has; a new one, on the CPU.
@@ -30,6 +34,27 @@ def enlarge(model: FlorenceModel, height: int, width: int) -> FlorenceModel:
     kept[name] = _stretched(kept[name], config.vision.patch_sizes[0], height / model.config.image.height)
     larger.load_state_dict(kept)
     return larger
+
+
+def deepen(model: FlorenceModel, depths: tuple[int, ...]) -> FlorenceModel:
+    """The model with `depths` blocks in the stages of its vision tower, new ones last; a new one, on the CPU.
+
+    It computes what it did. Raises `InputError` where a stage would lose blocks or the number of stages differs.
+    """
+    had = model.config.vision.depths
+    if len(depths) != len(had) or any(new < old for new, old in zip(depths, had, strict=True)):
+        raise InputError(
+            f"a vision tower of depths {list(had)} cannot get the depths {list(depths)}; give {len(had)} numbers, "
+            "none smaller than what is there"
+        )
+    deeper = FlorenceModel(replace(model.config, vision=replace(model.config.vision, depths=depths)))
+    kept = model.state_dict()
+    for name, value in deeper.state_dict().items():
+        added = name not in kept
+        branch_end = any(f".{layer}." in name for layer in _BRANCH_ENDS)
+        kept[name] = value * 0 if added and branch_end else value if added else kept[name]
+    deeper.load_state_dict(kept)
+    return deeper
 
 
 def _enlarged(config: FlorenceConfig, height: int, width: int) -> FlorenceConfig:

@@ -245,7 +245,7 @@ class Recipe:
     """Everything that decides what a run computes. `start` is a checkpoint folder, or empty to start from nothing.
 
     `enlarge` gives the model that a run starts from larger pictures, height and width in pixels, at the cost of its
-    own (see `florence_train.enlarge`).
+    own, and `deepen` the number of blocks in each stage of its vision tower (see `florence_train.enlarge`).
     """
 
     data: DataRecipe
@@ -257,11 +257,15 @@ class Recipe:
     tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
     compute: ComputeRecipe = field(default=ComputeRecipe(), metadata=ASIDE)
     enlarge: tuple[int, int] | None = field(default=None, metadata=LATER)
+    deepen: tuple[int, ...] | None = field(default=None, metadata=LATER)
     lora: LoraRecipe | None = field(default=None, metadata=LATER)
     validation: ValidationRecipe | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
-        _check(("enlarge needs start, the checkpoint of the model to enlarge", not self.enlarge or bool(self.start)))
+        _check(
+            ("enlarge needs start, the checkpoint of the model to enlarge", not self.enlarge or bool(self.start)),
+            ("deepen needs start, the checkpoint of the model to deepen", not self.deepen or bool(self.start)),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values."""

@@ -14,7 +14,7 @@ from florence_edge.tokens import TOKENIZER_FILE, Tokens
 
 from .checkpoint import load_checkpoint
 from .corpus import texts
-from .enlarge import enlarge
+from .enlarge import deepen, enlarge
 from .folder import digest
 from .generation import read_generation
 from .loop.devices import Devices
@@ -56,6 +56,8 @@ def _from_checkpoint(recipe: Recipe) -> Start:
     model, _ = load_checkpoint(folder)
     if recipe.enlarge is not None:
         model = enlarge(model, *recipe.enlarge)
+    if recipe.deepen is not None:
+        model = deepen(model, recipe.deepen)
     return Start(model, load_tokenizer(folder), read_generation(folder), digest(folder))
 
 

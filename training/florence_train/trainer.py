@@ -32,7 +32,7 @@ from .loop.devices import Devices
 from .loop.interrupt import leave_signals_to_the_loop, stop_requested
 from .loop.log import Line, Log, Report
 from .loop.objective import Objective, Share, count
-from .loop.precision import autocast, check_precision, scaler
+from .loop.precision import attention, autocast, check_precision, scaler
 from .loop.recompute import recompute
 from .loop.state import STATE, learnt, restore_model, restore_optimizer, whole, write_state
 from .loop.validation import Validation
@@ -257,11 +257,12 @@ class Trainer:
 
     def _backward(self, part: Batch, share: Share, *, sigma: float) -> Tensor:
         """Adds the gradients of a part of the step; returns its contributions to the step's losses [4] float64."""
-        device = self.devices.device
-        with autocast(self.recipe.compute.precision, device):
-            terms = self._objective(part.to(device), share, sigma=sigma)
-        # Processes exchange the mean of their gradients, while shares of a step are to be added.
-        self._scaler.scale(terms.total * self.devices.world).backward()
+        device, precision = self.devices.device, self.recipe.compute.precision
+        with attention(precision, device):
+            with autocast(precision, device):
+                terms = self._objective(part.to(device), share, sigma=sigma)
+            # Processes exchange the mean of their gradients, while shares of a step are to be added.
+            self._scaler.scale(terms.total * self.devices.world).backward()
         return torch.tensor([float(terms.total.detach()), *terms[1:]], dtype=torch.float64)
 
     def _seed(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from florence_edge.errors import InputError
 from florence_train.recipe import Precision
@@ -13,6 +16,18 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfl
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """The context of a forward pass; weights stay fp32."""
     return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
+
+
+def attention(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    """The context of a step's attention, backward pass included.
+
+    On CPUs torch's fused attention in half precision takes two to five times as long as its parts, which is a third of
+    a step of a small model; in fp32 and on other devices it is the faster one.
+    """
+    if device.type != "cpu" or precision == "fp32":
+        return nullcontext()
+    parts: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
+    return parts
 
 
 def scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
