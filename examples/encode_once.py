@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from florence_edge import Florence
+from florence_edge import Florence, Text
 from florence_edge.errors import FlorenceError
 
 
@@ -31,7 +31,7 @@ def main() -> None:
 
     print(f"encoded once: {view.timings_ms['preprocess'] + view.timings_ms['vision']:.1f} ms")
     for answer in answers:
-        what = str(answer) if len(answer) == 1 else f"{len(answer)} regions"
+        what = answer.text if isinstance(answer, Text) else f"{len(answer)} regions"
         print(f"{answer.task:<24}{answer.timings_ms['search']:6.1f} ms  {what}")
 
     found = answers[2]

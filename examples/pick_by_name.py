@@ -114,8 +114,21 @@ def best(found: Detections) -> int:
     return int(np.argmax(np.nan_to_num(found.scores)))
 
 
-def main() -> None:
-    """Prints the grasp as JSON and draws it."""
+def in_metres(grasp: Grasp, given: argparse.Namespace) -> dict[str, Any]:
+    """The grasp in the camera's frame, by the depth image or the plane of the table."""
+    rays = given.camera.rays(np.concatenate([grasp.fingers, grasp.centre[None]]))
+    if given.depth:
+        depth = np.asarray(Image.open(given.depth), dtype=np.float64) / 1000
+        first, second, centre = on_depth(rays, grasp.fingers, depth)
+    else:
+        first, second, centre = on_table(rays, given.height, given.pitch, given.above)
+    width = float(np.linalg.norm(second - first))
+    axis = ((second - first) / width).round(4).tolist()
+    return {"centre": centre.round(4).tolist(), "closing_axis": axis, "width": round(width, 4)}
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("phrase", help="what to pick")
     parser.add_argument("image", nargs="?", help="[the picture that comes with the model]")
@@ -127,7 +140,14 @@ def main() -> None:
     parser.add_argument("--min-score", type=float, default=0.1, metavar="X", help="least score of what is picked [0.1]")
     parser.add_argument("--out", default="grasp.png", metavar="PNG", help="the picture with the grasp [grasp.png]")
     given = parser.parse_args()
+    if given.camera and not given.depth and None in (given.height, given.pitch):
+        parser.error("--camera needs --depth, or --height and --pitch")
+    return given
 
+
+def main() -> None:
+    """Prints the grasp as JSON and draws it."""
+    given = arguments()
     with Florence.load("tabletop") as model:
         image = given.image or model.bundle.folder / "demo.png"
         view = model.encode(image)
@@ -147,18 +167,7 @@ def main() -> None:
     answer: dict[str, Any] = {"phrase": found.labels[chosen], "score": score, "shape": shape}
     answer["image_px"] = {"centre": grasp.centre.round(1).tolist(), "angle_deg": angle, "width": round(grasp.width, 1)}
     if given.camera:
-        rays = given.camera.rays(np.concatenate([grasp.fingers, grasp.centre[None]]))
-        if given.depth:
-            depth = np.asarray(Image.open(given.depth), dtype=np.float64) / 1000
-            points = on_depth(rays, grasp.fingers, depth)
-        elif given.height is not None and given.pitch is not None:
-            points = on_table(rays, given.height, given.pitch, given.above)
-        else:
-            raise SystemExit("--camera needs --depth, or --height and --pitch")
-        first, second, centre = points
-        width = float(np.linalg.norm(second - first))
-        axis = ((second - first) / width).round(4).tolist()
-        answer["camera_m"] = {"centre": centre.round(4).tolist(), "closing_axis": axis, "width": round(width, 4)}
+        answer["camera_m"] = in_metres(grasp, given)
     print(json.dumps(answer, indent=1))
 
     picture = found.draw(image)

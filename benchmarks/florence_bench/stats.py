@@ -93,7 +93,7 @@ def overlatency_allowed(count: int, share: float) -> int:
     allowed, cumulative = -1, 0.0
     while True:
         cumulative += _binomial(count, allowed + 1, 1 - share)
-        if cumulative >= 1 - EARLY_STOPPING_CONFIDENCE or allowed + 1 >= count:
+        if cumulative >= 1 - EARLY_STOPPING_CONFIDENCE:
             return allowed
         allowed += 1
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from florence_edge.cli import UsageError
+from florence_edge.cli import FAILED, UsageError
 from florence_edge.cli.options import A_BUNDLE, add_json, positive
 from florence_edge.cli.output import print_json, progress, table
 from florence_edge.geometry import ImageSize
@@ -146,7 +146,7 @@ _INTO: Mapping[str, Callable[[argparse.Namespace], Bundle]] = {"fp32": _convert_
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """`florence-edge verify`; 1 when anything is wrong or over tolerance."""
+    """`florence-edge verify`; `FAILED` when anything is wrong or over tolerance."""
     from .comparison import CaseOptions
     from .verify import verify_bundle
 
@@ -161,7 +161,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
         print_json(report.to_dict())
     else:
         print(_report_text(report))
-    return 0 if report.ok else 1
+    return 0 if report.ok else FAILED
 
 
 def run_pack(arguments: argparse.Namespace) -> int:

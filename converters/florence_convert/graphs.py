@@ -24,8 +24,8 @@ TORCH_DTYPES: dict[DType, torch.dtype] = {
     "bool": torch.bool,
 }
 
-# Sizes of the example that is traced: all different and none 1, so that the exporter can tell them apart.
 _EXAMPLE = {"B": 2, "T": 5, "K": 3, "L": 7, "S": 11}
+"""Sizes of the example that is traced: all different and none 1, so that the exporter can tell them apart."""
 
 
 def graph_tables(config: FlorenceConfig) -> Graphs:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 
 from florence_edge.backends import Backend
-from florence_edge.backends.onnx import OnnxBackend, interface_faults, open_session
+from florence_edge.backends.interface import interface_faults
+from florence_edge.backends.onnx import OnnxBackend, interface, open_session
 from florence_edge.bundle import Bundle
 from florence_edge.geometry import AnyArray
 from florence_edge.manifest import Graphs
@@ -87,7 +88,11 @@ class OnnxSide:
 
     def interface_faults(self) -> list[str]:
         """How inputs and outputs of the graphs differ from what the manifest says."""
-        return [fault for name, table in self.tables.items() for fault in interface_faults(self._session(name), table)]
+        return [
+            fault
+            for name, table in self.tables.items()
+            for fault in interface_faults(interface(self._session(name), table.file), table)
+        ]
 
     def backend(self) -> Backend:
         """The onnx backend; it opens sessions of its own."""

@@ -47,7 +47,7 @@ class ImageSearch {
  private:
   size_t tokens_at(int beam) const { return size_t(first_row_ + beam) * dims_.capacity; }
 
-  // Step 1: processed log-probabilities of one beam, as candidates in token order.
+  // Processed log-probabilities of one beam, as candidates in token order.
   template <class T>
   std::vector<Candidate> score_tokens(const T* logits, const uint8_t* allowed, int beam) const {
     const int32_t* tokens = state_.running_tokens + tokens_at(beam);
@@ -78,7 +78,7 @@ class ImageSearch {
     return candidates;
   }
 
-  // Step 2: the best 2 * beams candidates of all beams.
+  // The best 2 * beams candidates of all beams: each beam may end with one of them, and as many must go on.
   template <class T>
   std::vector<Candidate> best_candidates(const T* logits, const uint8_t* allowed) const {
     std::vector<Candidate> candidates;
@@ -93,7 +93,7 @@ class ImageSearch {
     return {candidates.begin(), end};
   }
 
-  // Step 4: which candidates run on.
+  // Which candidates run on.
   std::vector<int> next_running(const std::vector<Candidate>& best, const std::vector<bool>& hits) const {
     std::vector<int> order(best.size());
     std::iota(order.begin(), order.end(), 0);
@@ -103,7 +103,7 @@ class ImageSearch {
     return order;
   }
 
-  // Step 5: the finished hypotheses after this step.
+  // The finished hypotheses after this step: only the first `beams` candidates may end one.
   std::vector<Hypothesis> merge_finished(const std::vector<Candidate>& best, const std::vector<bool>& hits) const {
     std::vector<Hypothesis> merged;
     for (int slot = 0; slot < dims_.beams; ++slot) merged.push_back(read_finished(slot));
@@ -166,7 +166,7 @@ class ImageSearch {
     }
   }
 
-  // Steps 6 and 7.
+  // Whether a running beam can still beat a finished hypothesis, and whether the image is done.
   void update_stop(bool all_hit) {
     const int new_length = length_ + 1;
     const bool reaches_for_max = dims_.early_stopping == FLORENCE_STOP_NEVER && dims_.length_penalty > 0;

@@ -63,13 +63,14 @@ def begin(config: SearchConfig) -> Answer:
     return Greedy(config) if config.beams == 1 else Beams(config)
 
 
-class Greedy:
-    """Takes the likeliest allowed token, every time."""
+class _Running:
+    """The running beams: their ids behind the start token, and the log-probabilities of those ids."""
 
     def __init__(self, config: SearchConfig) -> None:
         self._config = config
-        self._ids = np.full((1, config.max_new_tokens + 1), config.decoder_start, np.int64)
-        self._logprobs = np.zeros(config.max_new_tokens, np.float32)
+        beams, limit = config.beams, config.max_new_tokens
+        self._ids = np.full((beams, limit + 1), config.decoder_start, np.int64)
+        self._logprobs = np.zeros((beams, limit), np.float32)
         self._length = 1
         self._scratch: Float32Array | None = None
         self._guide = guide_of(config)
@@ -78,6 +79,10 @@ class Greedy:
     @property
     def tokens(self) -> Int64Array:
         return self._ids[:, self._length - 1]
+
+
+class Greedy(_Running):
+    """Takes the likeliest allowed token, every time."""
 
     @property
     def ancestors(self) -> Int32Array:
@@ -96,7 +101,7 @@ class Greedy:
         self._take(token, 0.0)
 
     def _take(self, token: int, logprob: float | np.float32) -> None:
-        self._logprobs[self._length - 1] = logprob
+        self._logprobs[0, self._length - 1] = logprob
         self._ids[0, self._length] = token
         self._length += 1
         self.done = token == self._config.eos or self._length > self._config.max_new_tokens
@@ -106,7 +111,7 @@ class Greedy:
         return certain
 
     def hypothesis(self) -> Hypothesis:
-        ids, logprobs = self.certain(), self._logprobs[: self._length - 1].copy()
+        ids, logprobs = self.certain(), self._logprobs[0, : self._length - 1].copy()
         score = float(logprobs.sum(dtype=np.float64)) / len(ids) ** self._config.length_penalty
         return Hypothesis(ids, score, logprobs, finish(ids, self._config))
 
@@ -133,26 +138,15 @@ class _Candidates:
         return _Candidates(self.parents[chosen], self.tokens[chosen], self.totals[chosen], self.logprobs[chosen])
 
 
-class Beams:
+class Beams(_Running):
     """Follows the K likeliest beginnings and keeps the K best finished hypotheses."""
 
     def __init__(self, config: SearchConfig) -> None:
-        self._config = config
-        beams, limit = config.beams, config.max_new_tokens
-        self._ids = np.full((beams, limit + 1), config.decoder_start, np.int64)
-        self._logprobs = np.zeros((beams, limit), np.float32)
-        self._slots = np.zeros((beams, limit), np.int32)
+        super().__init__(config)
+        self._slots = np.zeros((config.beams, config.max_new_tokens), np.int32)
         # All beams begin alike; barring all but one keeps the first step from choosing the same token for each.
-        self._totals = np.where(np.arange(beams) == 0, np.float32(0), NEVER)
-        self._length = 1
+        self._totals = np.where(np.arange(config.beams) == 0, np.float32(0), NEVER)
         self._ended: list[_Ended] = []
-        self._scratch: Float32Array | None = None
-        self._guide = guide_of(config)
-        self.done = False
-
-    @property
-    def tokens(self) -> Int64Array:
-        return self._ids[:, self._length - 1]
 
     @property
     def ancestors(self) -> Int32Array:

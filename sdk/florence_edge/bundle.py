@@ -60,7 +60,9 @@ class Bundle:
             raise BundleError(f"{folder / MANIFEST} cannot be read: {error}") from error
         except RecursionError as error:
             raise BundleError(f"{folder / MANIFEST} is nested too deeply to be a manifest") from error
-        faults = [fault for name in manifest.files for fault in _file_faults(folder, name, manifest, verify)]
+        faults = [
+            fault for name, record in manifest.files.items() for fault in _file_faults(folder, name, record, verify)
+        ]
         if faults:
             raise BundleError(listing(f"{folder} is not as its manifest says; copy or convert it again:", faults))
         return cls(folder, manifest)
@@ -196,22 +198,17 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _file_faults(folder: Path, name: str, manifest: Manifest, verify: Verify) -> Iterator[str]:
-    """What is wrong with one file of a bundle."""
-    record, path = manifest.files[name], folder / name
+def _file_faults(folder: Path, name: str, record: FileRecord, verify: Verify) -> Iterator[str]:
+    """How a file of a bundle differs from its record."""
+    path = folder / name
     try:
-        yield from _differences(folder, path, name, record, verify)
+        if not path.resolve().is_relative_to(folder.resolve()):
+            yield f"{name} is a link that leaves the folder; put the file itself there (cp -L)"
+        elif not path.is_file():
+            yield f"{name} is missing"
+        elif (size := path.stat().st_size) != record.bytes:
+            yield f"{name} has {size} bytes instead of {record.bytes}"
+        elif verify == "sha256" and sha256(path) != record.sha256:
+            yield f"{name} was altered: its SHA-256 is not the manifest's"
     except (OSError, RuntimeError) as error:  # unreadable, a name that is too long, a link to itself
         yield f"{name} cannot be read: {error}"
-
-
-def _differences(folder: Path, path: Path, name: str, record: FileRecord, verify: Verify) -> Iterator[str]:
-    """How a file differs from its record."""
-    if not path.resolve().is_relative_to(folder.resolve()):
-        yield f"{name} is a link that leaves the folder; put the file itself there (cp -L)"
-    elif not path.is_file():
-        yield f"{name} is missing"
-    elif (size := path.stat().st_size) != record.bytes:
-        yield f"{name} has {size} bytes instead of {record.bytes}"
-    elif verify == "sha256" and sha256(path) != record.sha256:
-        yield f"{name} was altered: its SHA-256 is not the manifest's"

@@ -36,10 +36,10 @@ _UPRIGHT = {
 """EXIF orientation (TIFF 6.0, tag 274) to the operation that turns the stored picture upright; 1 needs none."""
 
 _ORIENTATION = 274
+_SIDEWAYS = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 
 _RAW_MODES = {(1, False): "L", (3, False): "RGB", (3, True): "BGR", (4, False): "RGBA", (4, True): "BGRA"}
 """Channels of an array and `bgr` to the order of its bytes, in Pillow's words."""
-
 
 _WITH_ALPHA = ("LA", "PA", "RGBA", "RGBa")
 """The A of mode LAB is a colour."""
@@ -93,6 +93,11 @@ def load_image(source: ImageSource, *, bgr: bool = False, limits: Limits = Limit
     else:
         raise ImageError(_unusable(source))
     return _finish(image, given, limits)
+
+
+def is_sideways(image: Image.Image) -> bool:
+    """Whether `load_image` exchanges width and height of an opened image to turn it upright."""
+    return _turn(image) in _SIDEWAYS
 
 
 def _from_path(path: str, limits: Limits) -> Image.Image:

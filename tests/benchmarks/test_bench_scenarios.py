@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -52,12 +53,23 @@ def test_too_few_queries_make_no_percentile() -> None:
     assert "64 are the least" in found.note
 
 
+@pytest.mark.parametrize(
+    ("run", "least", "percentile"), [(scenarios.single_stream, 64, 0.90), (scenarios.multi_stream, 662, 0.99)]
+)
+def test_each_stream_needs_the_queries_of_its_percentile(run: Any, least: int, percentile: float) -> None:
+    for queries in (least - 1, least):
+        clock = VirtualClock()
+        found = run(Worker(clock, 0.001), Rules(seconds=0, queries=queries, samples=1), clock)
+        assert (found.percentile, found.valid, found.note == "") == (percentile, queries == least, queries == least)
+
+
 def test_multi_stream_asks_eight_at_once() -> None:
     clock = VirtualClock()
     worker = Worker(clock, 0.01)
     found = scenarios.multi_stream(worker, Rules(seconds=0.5, queries=2, samples=5), clock)
     assert worker.asked[:2] == [[0, 1, 2, 3, 4, 0, 1, 2], [3, 4, 0, 1, 2, 3, 4, 0]]
     assert found.samples == 8 * found.queries
+    assert found.samples_per_second == pytest.approx(100)
     assert found.latency_ms
     assert found.latency_ms.summary.median == pytest.approx(80)
 
@@ -71,11 +83,15 @@ def test_offline_hands_everything_over() -> None:
 
 
 def test_a_servers_queries_wait_for_the_ones_before() -> None:
-    clock = VirtualClock()
-    found = scenarios.server(
-        Worker(clock, 0.1), Rules(seconds=0, queries=3000, samples=1), clock, rate=5.0, bound_ms=1e9
-    )
+    clock = VirtualClock(start=99)
+    worker = Worker(clock, 0.1)
+    found = scenarios.server(worker, Rules(seconds=0, queries=3000, samples=3), clock, rate=5.0, bound_ms=1e9)
+    assert worker.asked[:4] == [[0], [1], [2], [0]]
+    assert (found.rate, found.bound_ms, found.percentile) == (5.0, 1e9, 0.99)
+    assert found.seconds == (clock.now() - 99) / NANOSECONDS
+    assert found.samples_per_second == 3000 / found.seconds
     assert found.latency_ms
+    assert found.early_stopping_ms == early_stopping(found.latency_ms.samples, 0.99)
     # M/D/1: mean waiting time rho * s / (2 * (1 - rho)) with rho = 0.5 (Pollaczek-Khinchine), plus the service itself.
     assert found.latency_ms.summary.mean == pytest.approx(150, rel=0.06)
     assert found.latency_ms.summary.min >= 100 - 1e-6
@@ -83,6 +99,35 @@ def test_a_servers_queries_wait_for_the_ones_before() -> None:
     assert not scenarios.server(
         Worker(clock, 0.1), Rules(seconds=0, queries=3000, samples=1), clock, rate=5.0, bound_ms=150
     ).valid
+
+
+@pytest.mark.parametrize(("late", "valid"), [(0, True), (1, True), (2, False)])
+def test_of_662_queries_one_may_be_late_and_the_bound_itself_is_not(late: int, valid: bool) -> None:
+    clock, rules = VirtualClock(), Rules(seconds=0, queries=662, samples=1)
+    service = [0.1] * (662 - late) + [0.1001] * late
+    found = scenarios.server(Worker(clock, *service), rules, clock, rate=1e-6, bound_ms=100)
+    assert (found.valid, found.note) == (valid, f"{late} of 662 queries over the bound of 100.0 ms")
+
+
+def test_arrivals_follow_from_the_seed() -> None:
+    def latencies(seed: int) -> tuple[float, ...]:
+        clock, rules = VirtualClock(), Rules(seconds=0, queries=50, samples=1, seed=seed)
+        found = scenarios.server(Worker(clock, 0.1), rules, clock, rate=8.0, bound_ms=100).latency_ms
+        assert found
+        return found.samples
+
+    assert latencies(1) == latencies(1) != latencies(2)
+
+
+def test_the_server_rate_is_the_highest_that_keeps_its_bound() -> None:
+    rate = scenarios.server_rate([0.1], 400.0)
+    assert rate is not None
+    rules = Rules(seconds=0, queries=scenarios.REPLAYED_QUERIES, samples=1)
+    for factor in (1.0, 1.0001):
+        clock = VirtualClock()
+        found = scenarios.server(Worker(clock, 0.1), rules, clock, rate=factor * rate, bound_ms=400.0)
+        assert found.valid == (factor == 1)
+    assert scenarios.server_rate([0.05] * 9 + [0.5], 400.0) is None, "one in ten is late by itself, though not the mean"
 
 
 def test_the_server_rate_keeps_its_bound_and_hardly_more() -> None:

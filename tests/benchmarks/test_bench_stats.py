@@ -59,6 +59,12 @@ def test_percentiles_are_those_of_numpy(samples: list[float], share: float) -> N
     assert percentile(samples, share) == pytest.approx(np.quantile(samples, share), rel=1e-9)
 
 
+def test_a_series_keeps_its_order_and_nanoseconds_and_sums_up_what_it_keeps() -> None:
+    found = Series.of([2.0, 1.23456749])
+    assert (found.samples, found.summary.min) == ((2.0, 1.234567), 1.234567)
+    assert Series.of([0.0, 0.0]).summary.variation == 0.0
+
+
 @pytest.mark.parametrize("samples", [[], [1.0, math.nan], [math.inf]])
 def test_what_cannot_be_summarised_is_refused(samples: list[float]) -> None:
     with pytest.raises(BenchmarkError, match="finite"):

@@ -62,21 +62,22 @@ def test_a_bundle_becomes_engines_that_are_measured(
     assert manifest.parity is not None
     assert manifest.parity.max_abs_error.keys() == {"vision", "encoder", "decoder"}
     assert manifest.parity.identical["greedy"] >= 3
-    for sidecar in read_sidecars(bundle):
+    sidecars = read_sidecars(bundle)
+    for sidecar in sidecars:
         assert sidecar.gate is not None
         assert sidecar.gate.rounding > 0
         assert sidecar.gate.error == pytest.approx(sidecar.gate.rounding, rel=0.5)
         assert sidecar.gate.error <= sidecar.gate.tolerance
         assert sidecar.command.startswith("florence-edge build tabletop --precision fp16 --batch 1 --beams 1,3 --out")
-    for job in builder.jobs:
+    for job, sidecar in zip(builder.jobs, sidecars, strict=True):
         assert set(job.plugin_names) <= set(PLUGINS)
-        assert job.plugin_layers == sum(read_sidecars(bundle)[builder.jobs.index(job)].plugins.layers.values())
+        assert job.plugin_layers == sum(sidecar.plugins.layers.values())
     opened = open_fake(bundle, gpu, tools.platform)
     pixels = np.zeros((1, 3, manifest.image.height, manifest.image.width), np.float32)
     (answer,) = opened.generate(opened.encode_image(pixels), [np.asarray([0, 5, 2])], SearchOptions(max_new_tokens=4))
     assert len(answer.ids) <= 4
     assert list(engine_faults(bundle)) == []
-    dataclasses.replace(read_sidecars(bundle)[0], gate=None, part="encoder").save(bundle.vision)
+    dataclasses.replace(sidecars[0], gate=None, part="encoder").save(bundle.vision)
     assert list(engine_faults(bundle)) == [
         "vision.engine is the encoder engine",
         "vision.engine was never measured: its build was interrupted",

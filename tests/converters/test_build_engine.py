@@ -140,10 +140,13 @@ open(job["out"], "wb").write(b"plan of " + job["graph"].encode()[-16:])
     assert Path(job.out).read_bytes() == b"plan of decoder.trt.onnx"
 
 
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
 @pytest.mark.parametrize(
     ("lines", "shown"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", r"was killed, as Linux does when memory runs out; pass --low-memory"),
+        (KILLED, r"was killed, as Linux does when memory runs out; pass --low-memory, stop the desktop"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "ended with signal SIGSEGV"),
         ("sys.exit('no space left')", r"exit code 1. The end of its log:\n  - no space left"),
         ("print(json.dumps({'error': 'Could not parse ONNX'})); sys.exit(1)", "Could not parse ONNX"),
@@ -152,6 +155,13 @@ open(job["out"], "wb").write(b"plan of " + job["graph"].encode()[-16:])
 def test_a_process_that_dies_is_explained(decoder: LoweredPart, tmp_path: Path, lines: str, shown: str) -> None:
     with pytest.raises(BuildError, match=rf"decoder\.trt\.onnx could not be built(.|\n)*{shown}"):
         script(tmp_path, lines).build(job_of(decoder, tmp_path), lambda share: None)
+
+
+def test_a_build_with_little_memory_that_is_killed_is_not_told_to_take_little_memory(
+    decoder: LoweredPart, tmp_path: Path
+) -> None:
+    with pytest.raises(BuildError, match=r"memory runs out; stop the desktop .* or add swap. What was built so far"):
+        script(tmp_path, KILLED).build(job_of(decoder, tmp_path, low_memory=True), lambda share: None)
 
 
 def test_without_tensorrt_the_builders_process_says_so(decoder: LoweredPart, tmp_path: Path) -> None:
@@ -192,11 +202,11 @@ def test_a_build_that_would_not_fit_is_refused_before_it_starts() -> None:
     small, usual = Settings.of(BuildOptions(low_memory=True)), Settings.of(BuildOptions())
     weights = 460 * MEBIBYTE
     assert needed(weights, small) < needed(weights, usual)
-    check_memory(weights, usual, Available(8 << 30, 8 << 30), low_memory=False)
+    check_memory(weights, usual, Available(8 << 30, 8 << 30))
     with pytest.raises(BuildError, match=r"are free; pass --low-memory, stop the desktop .* or add swap"):
-        check_memory(weights, usual, Available(2 << 30, None), low_memory=False)
+        check_memory(weights, usual, Available(2 << 30, None))
     with pytest.raises(BuildError, match=r"1\.0 GiB of GPU memory are free; stop the desktop"):
-        check_memory(weights, small, Available(64 << 30, 1 << 30), low_memory=True)
+        check_memory(weights, small, Available(64 << 30, 1 << 30))
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["start", "step", "finish"]), st.integers(0, 5))))

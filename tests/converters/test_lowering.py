@@ -7,6 +7,7 @@ The slow tests add padded windows, heads of 64, unused tokens and the true base 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -79,6 +80,14 @@ def test_a_bundle_is_lowered_without_torch(bundle: Bundle, lowered: Lowered, tmp
     for part in lowered.parts:
         for path in (part.runnable, part.tensorrt):
             assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_files_may_have_several_hard_links(bundle: Bundle, lowered: Lowered, tmp_path: Path) -> None:
+    """As `cp -l`, package caches and image stores make them."""
+    shutil.copytree(bundle.folder, tmp_path / "copy")
+    shutil.copytree(tmp_path / "copy", tmp_path / "linked", copy_function=os.link)
+    again = lower(tmp_path / "linked", tmp_path / "graphs", precision="fp32")
+    assert (again.folder / "weights.bin").read_bytes() == (lowered.folder / "weights.bin").read_bytes()
 
 
 @pytest.mark.slow

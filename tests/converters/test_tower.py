@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from florence_convert.storage import store_half
 from florence_convert.tower import bands
 from florence_convert.tower.heads import separate_heads
 from florence_convert.tower.layout import move_transposes
-from florence_convert.tower.plain import PLAIN, arrange, plain_path
+from florence_convert.tower.plain import PLAIN, arrange, load_plain, plain_path
 from florence_convert.weights import save_models
 from florence_edge.bundle import Bundle
+from florence_edge.errors import BundleError
 from support.bundles import tiny_bundle
 from support.engines import tiny_engines
 
@@ -44,7 +46,7 @@ def towers() -> list[Bundle]:
 
 
 def plain(tower: int) -> ir.Model:
-    model = ir.load(plain_path(towers()[tower], "vision"))
+    model = load_plain(towers()[tower], "vision")
     expand_stored(model.graph)
     return model
 
@@ -120,3 +122,11 @@ def test_both_forms_lie_in_a_bundle_and_share_their_weights() -> None:
     )
     np.testing.assert_allclose(found, wanted, atol=TOLERANCE, rtol=0)
     assert plain_path(bundle, "encoder") == bundle.encoder
+
+
+def test_weights_are_read_from_files_of_the_bundle_alone(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(towers()[0].folder, tmp_path / "bundle"))
+    graph = folder / "encoder.onnx"
+    graph.write_bytes(graph.read_bytes().replace(b"weights.bin", b"../abcd.bin"))
+    with pytest.raises(BundleError, match=r"'\.\./abcd\.bin' is no file of .*/bundle"):
+        load_plain(Bundle(folder, towers()[0].manifest), "encoder")

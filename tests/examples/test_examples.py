@@ -125,13 +125,14 @@ def test_it_runs_as_written(name: str, arguments: str, folder: Path, capsys: pyt
     CHECKS[name](capsys.readouterr().out, folder)
 
 
-def test_a_phrase_without_an_answer_and_half_a_camera_are_said(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="--camera needs --depth, or --height and --pitch"):
-        run("pick_by_name", "the cyan cube", "--camera", "600,600,320,320")
+def test_half_a_camera_is_said_before_anything_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run("pick_by_name", "the cyan cube", "--camera", "600,600,320,320", "--height", "0.5")
+    assert "--camera needs --depth, or --height and --pitch" in capsys.readouterr().err
+
+
+def test_a_depth_image_gives_the_grasp_in_metres(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(np.full((640, 640), 800, np.uint16)).save(folder / "depth.png")
-    capsys.readouterr()
     run("pick_by_name", "the cyan cube", "--camera", "600,600,320,320", "--depth", "depth.png")
     answer = json.loads(capsys.readouterr().out)
     assert answer["camera_m"]["centre"][2] == pytest.approx(0.8)

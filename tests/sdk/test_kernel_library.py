@@ -95,6 +95,17 @@ def test_the_abi_number_is_the_headers() -> None:
     assert int(number[1]) == ABI_VERSION
 
 
+def test_the_limits_are_those_of_the_sources() -> None:
+    text = HEADER.read_text() + (HEADER.parents[1] / "src" / "checks.h").read_text()
+    for name, limit in (
+        ("FLORENCE_MAX_BEAMS", kernel_library.MAX_BEAMS),
+        ("kMaxWindow", kernel_library.MAX_WINDOW),
+        ("kMaxVocab", kernel_library.MAX_VOCABULARY),
+        ("kHeadDim", kernel_library.VISION_HEAD_DIM),
+    ):
+        assert re.findall(rf"(?:#define|int) {name} (?:= )?(\d+)", text) == [str(limit)], name
+
+
 @pytest.fixture(scope="module")
 def folder() -> Path:
     """Where the library with the CPU twins was built."""

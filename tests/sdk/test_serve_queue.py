@@ -158,6 +158,21 @@ def test_stopping_answers_what_was_accepted_and_refuses_the_rest(bundle: Bundle)
         assert [answer.result().status_code for answer in accepted] == [200, 200, 200]
 
 
+def test_a_model_that_hangs_refuses_requests_and_is_told_to_whoever_restarts_servers(bundle: Bundle) -> None:
+    backend = GatedBackend(bundle)
+    with served(Florence(bundle, backend), ServeOptions(hang_s=0.3)) as server, ThreadPoolExecutor(1) as pool:
+        hung = pool.submit(server.ask)
+        until(lambda: server.client.get("/healthz").status_code == 503)
+        assert server.client.get("/healthz").json() == {"status": "hung"}
+        refused = server.ask()
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "60")
+        assert "allowed: 0.3 s; if it lasts, restart the server" in refused.json()["detail"]
+        backend.permits.release(2)
+        assert hung.result().status_code == 200
+        assert server.client.get("/healthz").json() == {"status": "ok"}
+        assert server.ask().status_code == 200
+
+
 class TestWorker:
     def test_jobs_run_in_order_one_at_a_time(self) -> None:
         worker, ran, inside = Worker(5), list[int](), threading.Lock()
@@ -200,6 +215,19 @@ class TestWorker:
             assert started.wait(10)
         assert worker.taken == 1
         until(lambda: worker.taken == 0)
+        worker.stop(10.0)
+
+    def test_a_job_that_asks_whether_it_is_wanted_does_not_hang(self) -> None:
+        worker = Worker(1, hang_s=0.3)
+
+        def job(gone: Gone) -> RequestError | None:
+            until(lambda: worker.unwell() is not None)
+            gone()
+            return worker.unwell()
+
+        with worker.place() as place:
+            assert place.start(job).result(60) is None
+        assert worker.unwell() is None
         worker.stop(10.0)
 
     def test_stopping_waits_for_places_that_were_taken(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ from florence_edge.cli.main import main
 from florence_edge.errors import BackendError, ImageError, InputError
 from florence_edge.stream import Ask, Event, Frame, Run, SinkError, StreamOptions, open_sink, watch
 from florence_edge.tasks import Task
-from support.streams import Memory, Recording, model_of, picture
+from support.streams import Memory, Recording, contents, full_after, model_of, picture
 
 COUNT = 6
 
@@ -67,10 +66,6 @@ def read_yolo(folder: Path) -> Any:
 def by_frame(data: Any) -> dict[int, tuple[Any, Any]]:
     """Picture (BGR) and labels of every frame; supervision lists files in no order."""
     return {int(Path(path).stem[-8:]): (image, labels) for path, image, labels in data}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_supervision_reads_from_both_what_was_found(bundle: Bundle, tmp_path: Path) -> None:
@@ -139,22 +134,12 @@ def test_stopped_and_resumed_runs_write_what_an_unbroken_one_writes(
     assert len(list((folder / "whole/yolo/images").iterdir())) == COUNT / 2  # those on which only a caption was due
 
 
-def test_a_full_disk_is_told_and_the_run_can_go_on(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told_and_the_run_can_go_on(bundle: Bundle, tmp_path: Path) -> None:
     for kind in ("yolo", "coco"):
         whole, broken = tmp_path / f"whole-{kind}", tmp_path / f"broken-{kind}"
         run(bundle, [f"{kind}://{whole}"])
-        left = iter(range(4))
-
-        def fsync(file: int, left: Any = left) -> None:
-            if next(left, None) is None:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        with monkeypatch.context() as patched:
-            patched.setattr("florence_edge.files.os.fsync", fsync)
-            with pytest.raises(SinkError, match="No space left on device; what was written before is complete"):
-                run(bundle, [f"{kind}://{broken}"])
+        with full_after(4), pytest.raises(SinkError, match="No space left on device; what was written before is compl"):
+            run(bundle, [f"{kind}://{broken}"])
         assert 0 < len(list((broken / "images").iterdir())) < COUNT
         run(bundle, [f"{kind}://{broken}"], resume=True)
         assert contents(broken) == contents(whole)

@@ -20,7 +20,7 @@ pytest.importorskip("rosbags")
 
 from florence_edge.bundle import Bundle
 from florence_edge.stream import Ask, Event, Frame, Reconnect, SinkError, SourceError, StreamOptions, watch
-from support.streams import Recording, ScriptedCamera, Step, model_of
+from support.streams import Recording, ScriptedCamera, Step, contents, model_of
 
 SINKS = ("answers.jsonl", "each/", "seen.avi", "bag://out.mcap", "yolo://yolo", "coco://coco")
 
@@ -82,22 +82,13 @@ def test_a_write_that_the_system_refuses_ends_the_run_and_resuming_completes_it(
         uri = sink.format(tmp_path / name)
         list(watch(model_of(bundle), Recording("a", 90), ["detect", "caption"], sinks=[uri], options=options))
 
-    def contents(name: str) -> dict[str, bytes]:
-        return {
-            path.relative_to(tmp_path / name).as_posix(): path.read_bytes()
-            for path in (tmp_path / name).rglob("*")
-            if path.is_file()
-        }
-
     run("whole")
-    with (
-        files_at_most(max(map(len, contents("whole").values())) // 2),
-        pytest.raises(SinkError, match="File too large"),
-    ):
+    whole = contents(tmp_path / "whole")
+    with files_at_most(max(map(len, whole.values())) // 2), pytest.raises(SinkError, match="File too large"):
         run("broken")
-    assert contents("broken") != contents("whole")
+    assert contents(tmp_path / "broken") != whole
     run("broken", resume=True)
-    assert contents("broken") == contents("whole")
+    assert contents(tmp_path / "broken") == whole
 
 
 @pytest.mark.parametrize("sink", [*SINKS[:3], "bag://out.mcap?annotations=foxglove", *SINKS[4:]])

@@ -17,7 +17,7 @@ import pytest
 
 from florence_edge.stream.opencv import Recorder
 from support.fake_backend import make_bundle
-from support.streams import write_video
+from support.streams import contents, write_video
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 60
@@ -75,10 +75,6 @@ def kill_after(process: subprocess.Popen[str], out: Path, count: int) -> None:
     time.sleep(random.uniform(0.0, 0.02))
     process.send_signal(signal.SIGKILL)
     process.communicate()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_killed_again_and_again_the_output_ends_up_equal_to_the_byte(scene: tuple[Path, Path], tmp_path: Path) -> None:

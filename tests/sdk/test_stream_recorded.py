@@ -23,7 +23,7 @@ from florence_edge.stream.folders import Folder
 from florence_edge.stream.jsonl import JsonLines
 from florence_edge.tasks import Task
 from support.fake_backend import FakeBackend
-from support.streams import Memory, Recording, model_of, picture, write_video
+from support.streams import Memory, Recording, contents, model_of, picture, write_video
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +172,6 @@ def test_stopped_and_resumed_runs_write_what_an_unbroken_one_writes(
         run(folder / "broken", most=stop, resume=True)
     run(folder / "broken", most=None, resume=True)
     assert contents(folder / "broken") == contents(folder / "whole")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_finished_run_is_resumed_in_no_time(bundle: Bundle, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from florence_edge.stream import Event, Run, SinkError, StreamOptions, open_sour
 from florence_edge.stream import http as http_sink
 from florence_edge.stream.http import Receiver
 from florence_edge.stream.opencv import Recorder
-from support.streams import Memory, Recording, ScriptedCamera, model_of, picture
+from support.streams import Memory, Recording, ScriptedCamera, full_after, model_of, picture
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -116,19 +116,9 @@ def test_a_full_disk_ends_the_run_with_complete_lines_and_resuming_completes_the
     assert out.read_bytes() == whole.read_bytes()
 
 
-def test_a_full_disk_leaves_complete_files_in_a_folder(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left = iter(range(9))
-
-    def fsync(file: int) -> None:
-        if next(left, None) is None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patched:
-        patched.setattr("florence_edge.files.os.fsync", fsync)
-        with pytest.raises(SinkError, match="No space left on device; what was written before is complete"):
-            list(watch(model_of(bundle), Recording("a", 30), ["detect"], sinks=[f"{tmp_path}/"]))
+def test_a_full_disk_leaves_complete_files_in_a_folder(bundle: Bundle, tmp_path: Path) -> None:
+    with full_after(9), pytest.raises(SinkError, match="No space left on device; what was written before is complete"):
+        list(watch(model_of(bundle), Recording("a", 30), ["detect"], sinks=[f"{tmp_path}/"]))
     documents = sorted(tmp_path.glob("*.json"))
     assert [json.loads(path.read_text())["frame"] for path in documents] == [0, 1, 2, 3]
     assert not list(tmp_path.glob(".*"))

@@ -153,32 +153,57 @@ def log_probabilities(options: Options, tokens: Sequence[int], logits: Array, al
 
 def reference(options: Options, logits: Logits, allowed: Logits | None = None) -> Found:
     """The search of transformers >= 4.50 for one image, in float64."""
-    k, never = options.beams, options.early_stopping == 2 and options.length_penalty > 0
-    running = [Found([options.start_token], 0.0 if beam == 0 else EMPTY) for beam in range(k)]
-    finished, flags, improves = [Found([options.start_token], EMPTY)] * k, [False] * k, True
+    running = [Found([options.start_token], 0.0 if beam == 0 else EMPTY) for beam in range(options.beams)]
+    finished = [(Found([options.start_token], EMPTY), False)] * options.beams
+    improves = True
     while True:
-        new_length = len(running[0].tokens) + 1
-        candidates = []
-        for beam in running:
-            may = None if allowed is None else allowed(beam.tokens)
-            scores = log_probabilities(options, beam.tokens, logits(beam.tokens), may)
-            top = np.argsort(-scores, kind="stable")[: 2 * k]
-            candidates += [
-                Found([*beam.tokens, int(t)], beam.score + scores[t], [*beam.logprobs, float(scores[t])]) for t in top
-            ]
-        candidates = sorted(candidates, key=lambda c: -c.score)[: 2 * k]
-        hits = [c.tokens[-1] == options.eos_token or new_length >= options.max_length for c in candidates]
-        after = [replace(c, score=c.score + (EMPTY if hit else 0)) for c, hit in zip(candidates, hits, strict=True)]
-        running = sorted(after, key=lambda c: -c.score)[:k]
-        merged = list(zip(finished, flags, strict=True))
-        for rank, (c, hit) in enumerate(zip(candidates, hits, strict=True)):
-            counts = hit and rank < k
-            score = c.score / (new_length - 1) ** options.length_penalty + (0 if counts else EMPTY)
-            merged.append((replace(c, score=score), counts))
-        merged = sorted(merged, key=lambda item: -item[0].score)[:k]
-        finished, flags = [item[0] for item in merged], [item[1] for item in merged]
-        best = running[0].score / ((options.max_length if never else new_length) - 1) ** options.length_penalty
-        worst = min(f.score for f in finished)
-        improves = improves and any(best > (worst if flag else EMPTY) for flag in flags)
-        if not improves or (options.early_stopping == 1 and all(flags)) or all(hits):
-            return finished[0]
+        candidates = continued(options, running, logits, allowed)
+        ends = [
+            len(found.tokens) >= options.max_length or found.tokens[-1] == options.eos_token for found in candidates
+        ]
+        finished = merged(options, finished, candidates, ends)
+        after = [replace(found, score=found.score + EMPTY * end) for found, end in zip(candidates, ends, strict=True)]
+        running = best_of(after, options.beams)
+        improves = improves and improvable(options, running[0], finished)
+        full = options.early_stopping == 1 and all(kept for _, kept in finished)
+        if not improves or full or all(ends):
+            return finished[0][0]
+
+
+def continued(options: Options, running: list[Found], logits: Logits, allowed: Logits | None) -> list[Found]:
+    """The best 2K continuations of K running beams."""
+    candidates = []
+    for beam in running:
+        may = None if allowed is None else allowed(beam.tokens)
+        scores = log_probabilities(options, beam.tokens, logits(beam.tokens), may)
+        candidates += [
+            Found([*beam.tokens, int(token)], beam.score + scores[token], [*beam.logprobs, float(scores[token])])
+            for token in np.argsort(-scores, kind="stable")[: 2 * options.beams]
+        ]
+    return best_of(candidates, 2 * options.beams)
+
+
+def merged(
+    options: Options, finished: list[tuple[Found, bool]], candidates: list[Found], ends: list[bool]
+) -> list[tuple[Found, bool]]:
+    """The best of what was finished and of those among the first K candidates that end; whether each counts."""
+    entries = list(finished)
+    for rank, (found, end) in enumerate(zip(candidates, ends, strict=True)):
+        counts = end and rank < options.beams
+        score = found.score / (len(found.tokens) - 1) ** options.length_penalty
+        entries.append((replace(found, score=score if counts else score + EMPTY), counts))
+    return sorted(entries, key=lambda entry: -entry[0].score)[: options.beams]
+
+
+def improvable(options: Options, best: Found, finished: list[tuple[Found, bool]]) -> bool:
+    """Whether the best running beam, at the length that the rule assumes, beats a finished hypothesis."""
+    hopeful = options.early_stopping == 2 and options.length_penalty > 0
+    length = options.max_length if hopeful else len(best.tokens)
+    score = best.score / (length - 1) ** options.length_penalty
+    worst = min(found.score for found, _ in finished)
+    return any(score > (worst if counts else EMPTY) for _, counts in finished)
+
+
+def best_of(found: list[Found], count: int) -> list[Found]:
+    """The best scored, of equal ones the earlier."""
+    return sorted(found, key=lambda one: -one.score)[:count]

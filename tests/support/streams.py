@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from florence_edge.bundle import Bundle
 from florence_edge.geometry import Float32Array, UInt8Array
@@ -111,6 +115,25 @@ class Memory:
 def model_of(bundle: Bundle, script: Script = plausible) -> Florence:
     """A model with the scripted engine."""
     return Florence(bundle, FakeBackend(bundle, script))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder by its name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def full_after(count: int) -> Iterator[None]:
+    """A disk that is full once `count` files have been made safe."""
+    left = iter(range(count))
+
+    def fsync(file: int) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("florence_edge.files.os.fsync", fsync)
+        yield
 
 
 def write_video(path: Path, count: int, *, rate_hz: float = 30.0, size: tuple[int, int] = (64, 48)) -> Path:

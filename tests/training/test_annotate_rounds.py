@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from florence_edge.cli import TERMINATED
 from florence_edge.cli.main import main
 from florence_edge.errors import InputError
 from florence_edge.geometry import ImageSize
@@ -26,6 +30,7 @@ from florence_train.annotate.run import annotate
 from florence_train.data import load, write_shards
 from florence_train.data.truths import Region
 from florence_train.evaluate import EvalOptions, evaluate
+from florence_train.loop.interrupt import stop_requested
 from florence_train.recipe import DataRecipe, OptimizerRecipe, OutputRecipe, Recipe
 from florence_train.tiny import write_tiny_checkpoint
 
@@ -167,6 +172,24 @@ def test_the_commands_do_the_same(checkpoint: Path, pictures: Path, tmp_path: Pa
     ):
         assert main([*arguments, *bad]) != 0
         assert message in capsys.readouterr().err
+
+
+def test_a_scheduler_that_stops_a_round_is_told_so_by_the_exit_code(
+    checkpoint: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def stopped(*given: Any) -> SimpleNamespace:
+        with stop_requested() as stopping:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return SimpleNamespace(finished=not stopping())
+
+    monkeypatch.setattr("florence_train.annotate.iterate.train", stopped)
+    clean = write(pictures / "clean.jsonl", ("0.png", "<CAPTION>", "a red cube"))
+    recipe = tmp_path / "recipe.toml"
+    start = f'start = {json.dumps(str(checkpoint))}\n[data.weights]\n"<CAPTION>" = 1.0\n'
+    recipe.write_text(f"{start}[optimizer]\nsteps = 2\nwarmup_steps = 1\n")
+    arguments = [recipe, pictures / "*.png", "--out", tmp_path / "out", "--clean", clean, "--model", checkpoint]
+    assert main(["iterate", *map(str, arguments), "--task", "caption", "--beams", "1"]) == TERMINATED
+    assert "stopped; the same command goes on" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

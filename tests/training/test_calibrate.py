@@ -15,6 +15,7 @@ from florence_edge.bundle import Bundle, seal
 from florence_edge.calibration import Calibration, log_odds
 from florence_edge.cli.main import main
 from florence_edge.errors import InputError
+from florence_edge.geometry import Int64Array
 from florence_edge.model import Florence
 from florence_train.data import Dataset, tabletop
 from florence_train.evaluate import EvalOptions, evaluate
@@ -32,6 +33,7 @@ from florence_train.evaluate.calibration import calibration_error
 from florence_train.evaluate.resampling import Float64Array
 from florence_train.evaluate.section import Scored
 from florence_train.tabletop import TabletopConfig
+from support.fake_backend import FakeBackend, make_bundle
 
 TASKS = ("<OD>", "<DENSE_REGION_CAPTION>")
 
@@ -75,6 +77,15 @@ def test_the_fit_is_the_likeliest_one(seed: int, count: int, share: float) -> No
     assert loss(np.array([slope, offset])) <= best.fun + 1e-4 * count
 
 
+def test_groups_of_equal_scores_get_platts_targets() -> None:
+    """With one score per outcome the likeliest curve goes through (n + 1) / (n + 2) and 1 / (n + 2)."""
+    scores, right = np.array([0.1, 0.9, 0.9, 0.9]), np.array([0.0, 1.0, 1.0, 1.0])
+    curve = Calibration(*fit(scores, right), 4, 0.0, 0.0)
+    np.testing.assert_allclose(curve([0.1, 0.9]), [1 / 3, 4 / 5], rtol=1e-6)
+    same = Calibration(*fit(np.full(4, 0.3), right), 4, 0.0, 0.0)
+    np.testing.assert_allclose(same([0.3]), (1 / 3 + 3 * 4 / 5) / 4, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("right", "chance"),
     [
@@ -106,12 +117,43 @@ def test_tasks_that_cannot_be_calibrated_keep_their_scores_and_say_why() -> None
     images = np.arange(100)
     few = outcome_of("<OCR>", scored(*drawn(LEAST_ITEMS - 1, 0)), images[: LEAST_ITEMS - 1])
     assert (few.curve, "too few" in few.reason) == (None, True)
-    same = outcome_of("<OCR>", scored(np.full(100, 0.1), np.zeros(100)), images)
-    assert (same.curve, same.reason) == (None, "every answer is wrong")
+    assert outcome_of("<OCR>", scored(*drawn(LEAST_ITEMS, 0)), images[:LEAST_ITEMS]).reason == ""
+    for right, word in ((np.zeros(100), "wrong"), (np.ones(100), "right")):
+        same = outcome_of("<OCR>", scored(np.full(100, 0.1), right), images)
+        assert (same.curve, same.reason) == (None, f"every answer is {word}")
+    half = outcome_of("<OCR>", scored(np.full(100, 0.5), np.tile([0.0, 1.0], 50)), images)
+    assert (half.curve, half.reason.split(":")[0]) == (None, "a curve would not help")
+    # All of one image: no fold is left to fit on.
+    one = outcome_of("<OCR>", scored(np.full(100, 0.9), np.arange(100) % 10 == 0), np.zeros(100, np.int64))
+    assert (one.curve, one.reason.split(":")[0]) == (None, "a curve would not help")
     rng = np.random.default_rng(0)
     honest = rng.random(2000)
     good = outcome_of("<OCR>", scored(honest, (rng.random(2000) < honest).astype(np.float64)), np.arange(2000))
     assert good.curve is None or good.curve.error_after < good.curve.error_before < 0.05
+
+
+def test_a_curve_tells_the_error_before_and_that_of_items_it_has_not_seen() -> None:
+    scores, right = drawn(400, 3)
+    images = np.repeat(np.arange(100), 4)
+    curve = outcome_of("<OD>", scored(scores, right), images).curve
+    assert curve
+    assert curve.items == 400
+    assert curve.error_before == pytest.approx(error(scores, right))
+    assert curve.error_after == pytest.approx(error(_held_out(scored(scores, right), images), right))
+
+
+def test_every_box_belongs_to_the_image_it_was_found_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted, seen = make_bundle(tmp_path / "bundle"), list[list[int]]()
+
+    def note(task: str, items: Scored, images: Int64Array) -> Outcome:
+        seen.append(images.tolist())
+        return Outcome(task, len(images), None)
+
+    monkeypatch.setattr("florence_train.evaluate.calibrate.outcome_of", note)
+    scenes = tabletop("val", 3, config=TabletopConfig(height=32, width=32, supersample=1))
+    with Florence(scripted, FakeBackend(scripted)) as model:
+        calibrate(model, scenes, options=EvalOptions(tasks=("<OD>",), resamples=0))
+    assert seen == [[0, 0, 1, 1, 2, 2]], "two boxes in each image"
 
 
 @pytest.fixture(scope="module")

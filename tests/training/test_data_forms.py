@@ -20,6 +20,7 @@ from florence_edge.grammar import format_answer
 from florence_edge.results import Detections, Polygons, Quads, Text
 from florence_edge.tasks import TASKS, Grammar, find
 from florence_train.data import digest, load, write_jsonl
+from florence_train.data.record import upright_size
 from florence_train.data.turns import read_turn, write_turn
 from florence_train.evaluate.overlap import mask_iou, mask_of
 
@@ -133,6 +134,12 @@ def test_a_turned_photograph_has_its_upright_size(tmp_path: Path) -> None:
     Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=exif)
     file = write_lines(tmp_path / "train.jsonl", [turn(image="turned.jpg")])
     assert load(file, check="header").records[0].size == load(file).records[0].size == ImageSize(20, 40)
+
+
+def test_unreadable_exif_costs_no_picture_however_far_it_is_looked_at(tmp_path: Path) -> None:
+    image = tmp_path / "broken.webp"
+    Image.new("RGB", (40, 20)).save(image, exif=b"no TIFF")
+    assert upright_size(image, "header") == upright_size(image, "decode") == ImageSize(40, 20)
 
 
 LABELS = st.text("abc XYZ'-", min_size=1, max_size=12).map(str.strip).filter(bool)

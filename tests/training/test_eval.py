@@ -12,19 +12,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import binom
 
 from florence_edge.bundle import Bundle
 from florence_edge.errors import InputError
+from florence_edge.geometry import ImageSize
 from florence_edge.grammar import format_answer, prompt_for
 from florence_edge.model import Florence
 from florence_edge.options import SearchOptions
+from florence_edge.preprocess import ImageSpec
+from florence_edge.results import Text
 from florence_edge.tasks import TASKS, Task, find
 from florence_train import cli
-from florence_train.data import Record, load, tabletop
+from florence_train.data import Dataset, Record, load, tabletop
 from florence_train.evaluate import EvalOptions, Report, evaluate
+from florence_train.evaluate.asked import SCENES, Asked
+from florence_train.evaluate.run import answered, measured
+from florence_train.examples import Example, Given
 from florence_train.tabletop import TabletopConfig
 from support.bundles import ROOT
-from support.fake_backend import FakeBackend, make_bundle
+from support.fake_backend import ANSWERS, FakeBackend, make_bundle
 
 CONFIG = TabletopConfig(height=96, width=96, supersample=1)
 LONG = SearchOptions(max_new_tokens=1000)  # the tokenizer writes single letters
@@ -78,6 +85,7 @@ PERFECT = {
     ("<REGION_TO_CATEGORY>", "accuracy"): 1.0,
     ("<REGION_TO_DESCRIPTION>", "exact match"): 1.0,
     ("<REGION_TO_OCR>", "exact match"): 1.0,
+    ("<REGION_TO_OCR>", "CER"): 0.0,
     ("<MORE_DETAILED_CAPTION>", "ROUGE-L"): 1.0,
     ("<CAPTION>", "exact match"): 1.0,
 }
@@ -85,7 +93,7 @@ PERFECT = {
 
 def test_a_model_that_knows_the_truth_is_perfect(bundle: Bundle, scenes: list[Record]) -> None:
     report = report_of(bundle, scenes)
-    assert {metric.task for metric in report.metrics} == {task.token for task in TASKS}
+    assert list(dict.fromkeys(metric.task for metric in report.metrics)) == [task.token for task in TASKS]
     assert not report.failures
     asked_of = ((r.name, e.task, prompt_for(find(e.task), e.input, r.size)) for r in scenes for e in r.examples)
     assert report.questions == len(set(asked_of))
@@ -96,6 +104,7 @@ def test_a_model_that_knows_the_truth_is_perfect(bundle: Bundle, scenes: list[Re
     # Polygons and boxes went through 1,000 bins of a small picture.
     assert (report.metric("<REFERRING_EXPRESSION_SEGMENTATION>", "mIoU").value or 0) > 0.95
     assert (report.metric("<OD>", "mAP").value or 0) > 0.98
+    assert (report.metric("<REGION_PROPOSAL>", "AR").value or 0) > 0.98
     assert all(case.quality < 1 for case in report.worst)
 
 
@@ -130,6 +139,9 @@ def test_the_report_is_strict_json_and_a_page(bundle: Bundle, scenes: list[Recor
     assert "| `<OD>` | mAP50 | 100.0 | 100.0 to 100.0 |" in page
     assert "COCO val2017 mAP" in page
     assert "RefCOCO RES mIoU" in page
+    assert {metric.name for metric in report.metrics if metric.better == "lower"} == {"CER", "ECE", "ECE at IoU 0.5"}
+    assert values["settings"]["search"]["max_new_tokens"] == 1000
+    assert values["settings"]["search"]["beams"] == bundle.manifest.search.beams
     files = [case.file for case in report.worst if case.file]
     assert len(files) >= 6
     for file in files:
@@ -171,14 +183,85 @@ def test_a_question_without_an_answer_counts_as_wrong_and_is_listed(bundle: Bund
     assert [line.split(":")[0] for line in report.failures] == ["a.jpg", "cut.jpg"]
 
 
+class Counted:
+    """A white picture that counts how often it is read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def load(self) -> Image.Image:
+        self.read += 1
+        return Image.new("RGB", (96, 96), "white")
+
+
+def said(task: str, words: str, given: Given = None) -> Example:
+    return Example(task, given, Text(task, ImageSize(96, 96), np.full(1, np.nan, np.float32), text=words))
+
+
+def test_pictures_are_read_once_and_a_question_has_all_its_right_answers(bundle: Bundle) -> None:
+    prompt = find("<CAPTION>").prompt
+    captions = said("<CAPTION>", ANSWERS["<CAPTION>"]), said("<CAPTION>", "a ball"), said("<ASK>", "no", prompt)
+    examples = ((said("<OCR>", "OPEN"),), captions, captions, captions, captions)
+    pictures, seen = [Counted() for _ in examples], list[None]()
+    records = [Record("white", picture, ImageSize(96, 96), of) for picture, of in zip(pictures, examples, strict=True)]
+    options = EvalOptions(tasks=("<CAPTION>", "ask"), limit=3, batch_size=2, resamples=0, worst=0, search=LONG)
+    backend = FakeBackend(bundle)
+    with Florence(bundle, backend) as model:
+        report = evaluate(model, records, options=options, on_image=lambda: seen.append(None))
+    assert [picture.read for picture in pictures] == [0, 1, 1, 1, 0]
+    assert (len(seen), backend.encoded) == (3, [2, 1])
+    found = [report.metric(task, "exact match") for task in ("<CAPTION>", "<ASK>")]
+    assert [(metric.value, metric.count) for metric in found] == [(1.0, 3), (0.0, 3)]
+
+
+def test_intervals_are_over_images_and_drawn_as_asked(bundle: Bundle) -> None:
+    """Three images with all right and three with none: of six draws, the right ones follow a binomial law."""
+    boxes = [(10.0 * place, 10.0, 10.0 * place + 9, 40.0) for place in range(4)]
+    records = [
+        Record(name, Counted(), ImageSize(96, 96), tuple(said("<REGION_TO_CATEGORY>", name, given) for given in boxes))
+        for name in ("cube", "cube", "cube", "ball", "ball", "ball")
+    ]
+    with Florence(bundle, FakeBackend(bundle)) as model:
+        answers = answered(model, records, options=EvalOptions(search=LONG))
+
+    def bounds(**options: float) -> tuple[float | None, float | None]:
+        (section,) = measured(answers, EvalOptions(**options))  # type: ignore[arg-type]  # numbers of both kinds
+        return section.metrics[0].low, section.metrics[0].high
+
+    for confidence in (0.95, 0.5):
+        expected = [binom.ppf(share, 6, 0.5) / 6 for share in ((1 - confidence) / 2, (1 + confidence) / 2)]
+        assert bounds(confidence=confidence) == pytest.approx(tuple(expected))
+    few = [bounds(resamples=10, seed=seed) for seed in (1, 1, 2, 3)]
+    assert few[0] == few[1]
+    assert len(set(few)) > 1
+
+
 def test_options_that_cannot_be_are_all_listed() -> None:
-    with pytest.raises(InputError, match=r"limit is 0(.|\n)*confidence is 1"):
-        EvalOptions(limit=0, confidence=1)
+    with pytest.raises(InputError) as caught:
+        EvalOptions(limit=0, batch_size=0, resamples=-1, confidence=1, worst=-1)
+    for word in ("limit is 0", "batch_size is 0", "resamples is -1", "confidence is 1", "worst is -1"):
+        assert word in str(caught.value)
+    with pytest.raises(InputError, match="confidence is 0"):
+        EvalOptions(confidence=0)
 
 
 def test_nothing_to_ask_is_an_error(bundle: Bundle, scenes: list[Record]) -> None:
     with Florence(bundle, FakeBackend(bundle)) as model, pytest.raises(InputError, match="asks nothing"):
         evaluate(model, scenes, options=EvalOptions(tasks=("ask",)))
+
+
+def test_data_is_scenes_of_the_models_size_or_a_file_up_to_a_limit(tmp_path: Path) -> None:
+    spec = ImageSpec(height=64, width=96)
+    rendered, count = Asked("tabletop:val", limit=2).records(spec)
+    assert not isinstance(rendered, Dataset)
+    assert [record.size for record in rendered] == [ImageSize(width=96, height=64)] * 2
+    assert (count, Asked("tabletop").records(spec)[1]) == (2, SCENES)
+    for name in "abc":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    rows = [{"image": f"{name}.png", "prefix": "<CAPTION>", "suffix": "a cube"} for name in "abc"]
+    (tmp_path / "val.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = str(tmp_path / "val.jsonl")
+    assert [Asked(data, limit=limit).records(spec)[1] for limit in (None, 2, 5)] == [3, 2, 3]
 
 
 @pytest.fixture

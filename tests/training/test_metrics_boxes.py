@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from florence_train.evaluate.detection import (
     without_scores,
 )
 from florence_train.evaluate.overlap import box_iou, mask_iou, mask_of
-from florence_train.evaluate.resampling import Resampling, mean, ratio
+from florence_train.evaluate.resampling import Estimate, Resampling, mean, ratio
 
 SIZE = ImageSize(640, 480)
 CLASSES = ("cube", "ball", "cone")
@@ -131,8 +132,9 @@ def test_weights_count_as_repeated_images() -> None:
     scenes = [random_scene(rng, decimals=12) for _ in range(12)]
     weights = rng.integers(0, 4, len(scenes))
     repeated = [scene for scene, times in zip(scenes, weights, strict=True) for _ in range(times)]
-    weighted = average_precision(list(match(scenes).values()))(weights.astype(np.float64))
-    assert weighted == pytest.approx(coco_stats(repeated)[0], abs=1e-9)
+    matched, expected = list(match(scenes).values()), coco_stats(repeated)
+    assert average_precision(matched)(weights.astype(np.float64)) == pytest.approx(expected[0], abs=1e-9)
+    assert average_recall(matched)(weights.astype(np.float64)) == pytest.approx(expected[8], abs=1e-9)
 
 
 def test_scores_that_rank_well_gain_and_scores_that_rank_badly_lose() -> None:
@@ -147,20 +149,27 @@ def test_scores_that_rank_well_gain_and_scores_that_rank_badly_lose() -> None:
 
 
 def test_labels_are_compared_without_case_and_unknown_ones_cost_their_class_only() -> None:
-    truth = detections([[10, 10, 60, 60]], ["cube"])
+    truth = replace(detections([[10, 10, 60, 60]], ["cube"]), labels=("Tiefstraße",))
     found = Detections(
         "<OD>",
         SIZE,
         np.array([0.9, 0.8], np.float32),
         boxes=np.array([[10, 10, 60, 60], [0, 0, 5, 5]], np.float32),
-        labels=("CUBE", "unicorn"),
+        labels=("TIEFSTRASSE", "unicorn"),
         class_ids=np.zeros(2, np.int64),
     )
     matched = match([Scene(truth, found)])
-    assert set(matched) == {"cube", "unicorn"}
+    assert set(matched) == {"tiefstrasse", "unicorn"}
     assert average_precision(list(matched.values()))(np.ones(1)) == pytest.approx(1.0)
+    assert average_recall(list(matched.values()))(np.ones(1)) == 1.0
     assert average_precision([pooled(list(matched.values()))])(np.ones(1)) == pytest.approx(1.0)
     assert int(pooled(list(matched.values())).right[0].sum()) == 1
+
+
+def test_a_detection_without_a_score_counts_as_certain() -> None:
+    truth = detections([[10, 10, 60, 60]], ["cube"])
+    found = detections([[200, 200, 250, 250], [10, 10, 60, 60]], ["cube", "cube"], [0.9, np.nan])
+    assert average_precision(list(match([Scene(truth, found)]).values()))(np.ones(1)) == pytest.approx(1.0)
 
 
 def test_nothing_asked_and_nothing_found_has_no_precision() -> None:
@@ -179,6 +188,12 @@ def test_box_overlap_is_pycocotools(seed: int) -> None:
     np.testing.assert_allclose(box_iou(a, b), coco_mask.iou(xywh[:3], xywh[3:], [0] * 5), atol=1e-12)
 
 
+def test_boxes_without_area_overlap_nothing() -> None:
+    point = np.array([[5, 5, 5, 5]], np.float32)
+    with np.errstate(invalid="raise"):
+        assert box_iou(point, point).tolist() == [[0.0]]
+
+
 def test_mask_overlap_of_rectangles_is_their_box_overlap() -> None:
     def rectangle(x1: float, y1: float, x2: float, y2: float) -> Polygons:
         ring = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float32)
@@ -190,6 +205,10 @@ def test_mask_overlap_of_rectangles_is_their_box_overlap() -> None:
     expected = box_iou(np.array([[10, 10, 50, 60]], np.float32), np.array([[30, 20, 90, 70]], np.float32))[0, 0]
     assert mask_iou(mask_of(a), mask_of(b)) == pytest.approx(float(expected))
     assert mask_iou(mask_of(a), mask_of(a)) == 1.0
+    (ring,), (other,) = a.polygons[0], rectangle(100, 100, 140, 150).polygons[0]
+    for pieces in (((ring, other),), ((ring,), (other,))):
+        both = replace(a, polygons=pieces, labels=("",) * len(pieces))
+        assert mask_iou(mask_of(both), mask_of(a)) == 0.5, "the second piece is as large as the first"
     nothing = np.zeros((4, 4), np.bool_)
     assert mask_iou(nothing, nothing) == 1.0
 
@@ -200,6 +219,19 @@ def test_calibration_error_by_hand() -> None:
     assert statistic(np.ones(2)) == pytest.approx((2 * 0.45 + 0.75) / 3)
     assert statistic(np.array([1.0, 0.0])) == pytest.approx(0.45)
     assert calibration_error([1.0, 1.0], [1, 1], np.array([0, 1]))(np.ones(2)) == 0.0
+    certain = calibration_error([1.0, 0.9], [0, 1], np.array([0, 1]))(np.ones(2))
+    assert certain == pytest.approx(0.95 - 0.5), "1 belongs to the bin that ends with it"
+    assert np.isnan(statistic(np.zeros(2)))
+
+
+def test_calibration_error_is_the_mean_gap_of_ten_equal_bins() -> None:
+    rng = np.random.default_rng(3)
+    scores, right = rng.random(300), rng.integers(0, 2, 300)
+    bins = np.digitize(scores, np.linspace(0, 1, 11)[1:-1])
+    gaps = [
+        (bins == place).mean() * abs(right[bins == place].mean() - scores[bins == place].mean()) for place in range(10)
+    ]
+    assert calibration_error(scores, right, np.arange(300))(np.ones(300)) == pytest.approx(sum(gaps))
 
 
 def test_intervals_of_a_mean_are_those_of_the_normal_law() -> None:
@@ -218,6 +250,14 @@ def test_answers_about_one_image_are_drawn_together() -> None:
     together = Resampling(np.repeat(np.arange(50), 20).tolist(), resamples=500).estimate(mean(values))
     apart = Resampling(range(1000), resamples=500).estimate(mean(values))
     assert together.high - together.low > 3 * (apart.high - apart.low)
+
+
+def test_intervals_are_drawn_anew_from_their_seed_and_leave_out_what_is_not_defined() -> None:
+    values = np.random.default_rng(2).normal(size=30)
+    first, again, other = (Resampling(range(30), resamples=50, seed=seed).estimate(mean(values)) for seed in (1, 1, 2))
+    assert first == again != other
+    # A quarter of the draws hold the second image alone, which has no value.
+    assert Resampling([0, 1], resamples=50).estimate(mean([3.0, np.nan])) == Estimate(3.0, 3.0, 3.0)
 
 
 def test_a_mean_leaves_out_what_has_no_value() -> None:

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from florence_train.evaluate.captions import ORDER, bleu, cider, common_subsequence, rouge_l, words
-from florence_train.evaluate.reading import edit_distance, normalised
+from florence_train.evaluate.reading import bare, edit_distance, normalised
 
 VOCABULARY = ["a", "red", "cube", "ball", "left", "of", "the", "on", "table", "two"]
 CAPTIONS = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=12)
@@ -69,6 +69,22 @@ def test_rouge_is_the_published_one(corpus: list[tuple[list[str], list[list[str]
     scorer = pytest.importorskip("pycocoevalcap.rouge.rouge").Rouge()
     _, each = published(scorer, corpus)
     np.testing.assert_allclose([rouge_l(caption, refs) for caption, refs in corpus], each, atol=1e-9)
+
+
+def test_bleu_weighs_captions_like_repeated_ones() -> None:
+    rng = np.random.default_rng(1)
+    truths = [[rng.choice(VOCABULARY, 10).tolist()] for _ in range(4)]
+    found = [refs[0][: 5 + index] for index, refs in enumerate(truths)]
+    repeated = [0, 2, 2, 2, 3]
+    expected = bleu([found[i] for i in repeated], [truths[i] for i in repeated])(np.ones(5))
+    assert 0 < expected < 1
+    assert bleu(found, truths)(np.array([1.0, 0.0, 3.0, 1.0])) == pytest.approx(expected)
+
+
+def test_captions_and_references_without_words_score_nothing() -> None:
+    assert (rouge_l([], [["a"]]), rouge_l(["a"], [[]]), rouge_l(["a"], [[], ["a"]])) == (0.0, 0.0, 1.0)
+    assert bleu([[]], [[["a"]]])(np.ones(1)) == 0.0
+    assert cider([[], ["a"]], [[["a"]], [["a"]]])[0] == 0.0
 
 
 def test_a_perfect_caption_of_an_uncommon_scene_has_cider_ten() -> None:
@@ -133,3 +149,12 @@ def test_edit_distance_is_the_recurrence(a: str, b: str) -> None:
 def test_texts_that_differ_in_form_only_are_equal() -> None:
     assert normalised("  A red\ncube. ") == normalised("a red cube")
     assert normalised("a red cube") != normalised("a red cubes")
+    assert normalised("A red cube .") == normalised("a red cube")
+
+
+@pytest.mark.parametrize(
+    ("phrase", "without"),
+    [("A red cube.", "red cube"), ("an apple", "apple"), ("the A", "a"), ("a", "a"), ("", ""), ("another", "another")],
+)
+def test_a_leading_article_does_not_count(phrase: str, without: str) -> None:
+    assert bare(phrase) == without

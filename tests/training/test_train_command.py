@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from florence_edge.cli import FAILED, INTERRUPTED
+from florence_edge.cli import FAILED, INTERRUPTED, TERMINATED
 from florence_edge.cli import main as commands
 from florence_edge.cli.main import main
 from florence_edge.errors import BundleError, DependencyError, InputError
@@ -201,7 +201,7 @@ def test_the_command_resumes_and_tells_where_the_checkpoint_is(
     assert (Path(second["checkpoint"]) / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
 def test_a_signal_ends_the_command_with_its_own_code_and_the_next_call_finishes(
     tmp_path: Path,
     tuning: str,
@@ -209,6 +209,7 @@ def test_a_signal_ends_the_command_with_its_own_code_and_the_next_call_finishes(
     monkeypatch: pytest.MonkeyPatch,
     command: Callable[..., int],
     number: signal.Signals,
+    code: int,
 ) -> None:
     arguments = (_recipe(tmp_path, tuning), tmp_path / "run")
 
@@ -218,7 +219,7 @@ def test_a_signal_ends_the_command_with_its_own_code_and_the_next_call_finishes(
 
     with monkeypatch.context() as patch:
         patch.setattr("florence_train.train_command._note", note)
-        assert command(*arguments) == INTERRUPTED
+        assert command(*arguments) == code
     assert "saved after step" in capsys.readouterr().out
     assert command(*arguments) == 0
     assert command(*arguments, "--until", "99") == 0

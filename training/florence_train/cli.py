@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from florence_edge.cli import FAILED
 from florence_edge.cli.options import add_engine, add_json, add_out, positive
 from florence_edge.cli.output import print_json, progress, table
 from florence_edge.errors import InputError
@@ -83,7 +84,7 @@ def run_validate(arguments: argparse.Namespace) -> int:
     else:
         rows = [*counts.items(), ("images", len(data)), ("faults", len(faults))]
         print("\n".join([table(rows, right=[1]), *faults]))
-    return 1 if faults else 0
+    return FAILED if faults else 0
 
 
 def run_eval(arguments: argparse.Namespace) -> int:

@@ -23,8 +23,9 @@ from .tokenizer import BASE_TOKENS, load_tokenizer, token_id
 
 GENERATION_FILE = "generation_config.json"
 
-# Our field and its key in transformers' files. The first three are stated by every sound checkpoint.
 ESSENTIAL = {"beams": "num_beams", "early_stopping": "early_stopping", "no_repeat_ngram": "no_repeat_ngram_size"}
+"""Our field and its key in transformers' files, as every sound checkpoint states them."""
+
 OPTIONAL = {
     "length_penalty": "length_penalty",
     "max_new_tokens": "max_new_tokens",
@@ -38,7 +39,6 @@ IDS = {
     "pad": "pad_token_id",
 }
 NULLABLE = ("forced_bos", "forced_eos")
-# Settings of other decoders, with the value that switches them off.
 UNSUPPORTED: Mapping[str, Any] = {
     "do_sample": False,
     "repetition_penalty": 1.0,
@@ -48,6 +48,7 @@ UNSUPPORTED: Mapping[str, Any] = {
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
 }
+"""Settings of other decoders, with the value that switches them off."""
 
 
 class CheckpointWarning(UserWarning):

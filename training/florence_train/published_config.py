@@ -72,12 +72,12 @@ TEXT_KEYS = (
     Key("attention_dropout", "attention_dropout"),
     Key("activation_dropout", "activation_dropout"),
 )
-# What each layout's own config classes assume where a key is absent.
 DEFAULTS = {
     Layout.NATIVE: replace(BASE, text=replace(LARGE.text, vocab_size=50265)),
     Layout.MICROSOFT: LARGE,
 }
-# Where present, these must hold: the model knows no other arithmetic.
+"""What each layout's own config classes assume where a key is absent."""
+
 FIXED: Mapping[str, Any] = {
     "text_config.activation_function": "gelu",
     "text_config.scale_embedding": False,
@@ -90,6 +90,7 @@ FIXED: Mapping[str, Any] = {
     "vision_config.visual_temporal_embedding.type": "COSINE",
 }
 FIXED_IMAGE: Mapping[str, Any] = {"do_normalize": True, "do_rescale": True, "do_resize": True, "resample": BICUBIC}
+"""Where present, both must hold: the model knows no other arithmetic."""
 
 
 @dataclass(frozen=True)

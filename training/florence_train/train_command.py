@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from florence_edge.cli import INTERRUPTED
+from florence_edge.cli import ENDINGS
 from florence_edge.cli.options import add_json, positive
 from florence_edge.cli.output import print_json, progress, table
 from florence_edge.units import size
@@ -53,7 +53,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    """`florence-edge train`; `INTERRUPTED` when a signal ended it before its last step, saved."""
+    """`florence-edge train`; the code of `ENDINGS` when a signal ended it before its last step, saved."""
     from .recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe)
@@ -88,6 +88,7 @@ def _rehearse(recipe: Recipe, arguments: argparse.Namespace) -> int:
 
 def _train(recipe: Recipe, arguments: argparse.Namespace) -> int:
     from .loop.devices import is_main
+    from .loop.interrupt import stopped_by
     from .run import CHECKPOINT, train
 
     steps = arguments.until or recipe.optimizer.steps
@@ -113,7 +114,7 @@ def _train(recipe: Recipe, arguments: argparse.Namespace) -> int:
     else:
         state = "finished" if outcome.finished else f"saved after step {outcome.step}; run the same command to go on"
         print(f"{state}: {result.get('bundle', result['checkpoint'])}")
-    return 0 if outcome.finished or outcome.step >= steps else INTERRUPTED
+    return 0 if outcome.finished or outcome.step >= steps else ENDINGS[stopped_by()][0]
 
 
 def _note(line: dict[str, float]) -> str:

@@ -15,14 +15,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from florence_convert.comparison import SEARCHES, CaseOptions, count_identical, draw_cases, search_answers
+from florence_convert.comparison import SEARCHES, CaseOptions, Cases, count_identical, draw_cases, search_answers
 from florence_edge import __version__
 from florence_edge.backends import Backend
 from florence_edge.backends.onnx import OnnxBackend
@@ -103,7 +103,9 @@ def _run(
         found = tools()
     with report.step("build and gate"):
         bundle = build_bundle(source, folder / "engines", options, tools=found)
-    report.engines = [asdict(sidecar) for sidecar in read_sidecars(bundle)]
+    sidecars = {sidecar.part: sidecar for sidecar in read_sidecars(bundle)}
+    report.engines = [asdict(sidecar) for sidecar in sidecars.values()]
+    beams = sorted({sizes["K"][1] for sizes in sidecars["decoder"].buckets})
     original = Bundle.open(source)
     cases = draw_cases(
         original.manifest.image,
@@ -116,24 +118,32 @@ def _run(
         return TensorRTBackend(bundle, found.platform, plugins=found.plugins)
 
     with report.step("answers"):
-        built = {size["K"][1] for size in read_sidecars(bundle)[2].buckets}
-        searches = {name: search for name, search in SEARCHES.items() if search.beams in built}
-        wanted = search_answers(OnnxBackend(original), cases, searches)
-        with closing(opened()) as backend:
-            same = count_identical(wanted, search_answers(backend, cases, searches))
-        report.identical = {name: f"{count} of {_PAIRS}" for name, count in same.items()}
+        report.identical = _compare(original, opened, cases, beams)
     with report.step("two models in one process"):
-        first, second = opened(), opened()
-        first.encode_image(cases.pixels[:1])
-        first.close()
-        second.encode_image(cases.pixels[:1])
-        second.close()
+        _open_two(opened, cases.pixels[:1])
     with report.step("timing"), closing(opened()) as backend:
-        report.milliseconds = _time(backend, cases.pixels[:1], cases.prompts[0], sorted(built), repeats)
+        report.milliseconds = _time(backend, cases.pixels[:1], cases.prompts[0], beams, repeats)
+
+
+def _compare(original: Bundle, opened: Callable[[], Backend], cases: Cases, beams: Sequence[int]) -> dict[str, str]:
+    """How many answers have the ONNX bundle's token ids, per search; its sessions are gone before the engines open."""
+    searches = {name: search for name, search in SEARCHES.items() if search.beams in beams}
+    wanted = search_answers(OnnxBackend(original), cases, searches)
+    with closing(opened()) as backend:
+        same = count_identical(wanted, search_answers(backend, cases, searches))
+    return {name: f"{count} of {_PAIRS}" for name, count in same.items()}
+
+
+def _open_two(opened: Callable[[], Backend], pixels: Float32Array) -> None:
+    """The second model must outlive the first: they share the device's context and the plugins."""
+    first, second = opened(), opened()
+    for backend in (first, second):
+        backend.encode_image(pixels)
+        backend.close()
 
 
 def _time(
-    backend: Backend, pixels: Float32Array, prompt: Int64Array, beams: list[int], repeats: int
+    backend: Backend, pixels: Float32Array, prompt: Int64Array, beams: Sequence[int], repeats: int
 ) -> dict[str, dict[str, float]]:
     """Median, least and most of encoding an image, and of answers of a fixed length, per token too."""
     features = backend.encode_image(pixels)

@@ -15,7 +15,7 @@ from florence_edge.errors import BuildError
 from florence_edge.health.checks import text_of
 from florence_edge.units import size
 
-from .settings import MEBIBYTE, Settings
+from .settings import LOW_MEMORY, MEBIBYTE, Settings
 
 _COPIES = 3
 _LIBRARIES = 1200 * MEBIBYTE
@@ -51,14 +51,19 @@ def needed(weights: int, settings: Settings) -> int:
     return _COPIES * weights + tactics + _LIBRARIES
 
 
-def check_memory(weights: int, settings: Settings, free: Available, *, low_memory: bool) -> None:
+def check_memory(weights: int, settings: Settings, free: Available) -> None:
     """Raises `BuildError` where the build of the largest engine would not fit."""
     wanted = needed(weights, settings)
     places = {"memory": free.host} if free.device is None else {"memory": free.host, "GPU memory": free.device}
     short = [f"{size(found)} of {place} are free" for place, found in places.items() if found < wanted]
     if not short:
         return
-    cures = "stop the desktop (sudo systemctl isolate multi-user.target) and other programs, or add swap"
-    if not low_memory:
-        cures = f"pass --low-memory, {cures}"
-    raise BuildError(f"the largest engine needs about {size(wanted)} to be built, but {' and '.join(short)}; {cures}")
+    raise BuildError(
+        f"the largest engine needs about {size(wanted)} to be built, but {' and '.join(short)}; {cures(settings)}"
+    )
+
+
+def cures(settings: Settings) -> str:
+    """What to do where memory does not suffice for a build."""
+    first = "" if settings == LOW_MEMORY else "pass --low-memory, "
+    return f"{first}stop the desktop (sudo systemctl isolate multi-user.target) and other programs, or add swap"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from florence_convert.comparison import SEARCHES, CaseOptions, Cases, count_identical, draw_cases, search_answers
-from florence_convert.lowering import Buckets, Lowered, PartName, Precision, lower
+from florence_convert.lowering import PARTS, Buckets, Lowered, PartName, Precision, lower
 from florence_edge.backends.onnx import OnnxBackend
 from florence_edge.backends.tensorrt.backend import TensorRTBackend
 from florence_edge.backends.tensorrt.device import Device
@@ -31,7 +31,6 @@ from .memory import Available, check_memory
 from .settings import BuildOptions, Settings
 from .worker import PlanBuilder, WorkerBuilder, remove
 
-PARTS: tuple[PartName, ...] = ("vision", "encoder", "decoder")
 EXACT: Precision = "fp32"
 QUANTISED: Precision = "int8"
 """For vision and encoder; the decoder is fp16 then."""
@@ -83,7 +82,7 @@ def build_bundle(
     if chosen.fresh:
         remove(work)
     bench = _bench(tools or Tools.here(), chosen, work, command_line(_named(source, bundle), target, chosen))
-    _check_memory(bench, bundle, chosen)
+    _check_memory(bench, bundle)
     tell(0.0, "lowering the graphs")
     exact = lower(bundle, work / EXACT, precision=EXACT)
     cases = draw_cases(bundle.manifest.image, Tokens.load(bundle.tokenizer), bundle.manifest.limits, CaseOptions())
@@ -132,11 +131,11 @@ def _bench(tools: Tools, options: BuildOptions, work: Path, command: str) -> Ben
     return Bench(tools.platform, device, here, plugins, tools.builder, Settings.of(options), work, command)
 
 
-def _check_memory(bench: Bench, bundle: Bundle, options: BuildOptions) -> None:
+def _check_memory(bench: Bench, bundle: Bundle) -> None:
     with bench.device.active():
         free, _ = bench.platform.driver.mem_get_info()
     weights = sum(record.bytes for record in bundle.manifest.files.values())
-    check_memory(weights, bench.settings, Available.now(free), low_memory=options.low_memory)
+    check_memory(weights, bench.settings, Available.now(free))
 
 
 def _good_engines(

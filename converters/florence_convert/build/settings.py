@@ -58,7 +58,10 @@ class Settings:
     @classmethod
     def of(cls, options: BuildOptions) -> Settings:
         """TensorRT's defaults, or what an 8 GB board can bear."""
-        return cls(level=2, workspace=256, tactics=512) if options.low_memory else cls(level=3, workspace=0, tactics=0)
+        return LOW_MEMORY if options.low_memory else cls(level=3, workspace=0, tactics=0)
+
+
+LOW_MEMORY = Settings(level=2, workspace=256, tactics=512)
 
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from florence_edge.errors import BuildError, listing
 
+from .memory import cures
 from .settings import Job
 
 COMMAND = (sys.executable, "-m", "florence_convert.build.plan_builder")
@@ -79,8 +80,8 @@ def _reason(job: Job, code: int, said: str | None, log: Path) -> str:
         title += said
     elif code == -signal.SIGKILL:
         title += (
-            "its process was killed, as Linux does when memory runs out; pass --low-memory, stop other programs or add "
-            "swap. What was built so far is kept: run the same command again"
+            f"its process was killed, as Linux does when memory runs out; {cures(job.settings)}. What was built so far "
+            "is kept: run the same command again"
         )
     else:
         title += f"its process ended with {_ending(code)}"

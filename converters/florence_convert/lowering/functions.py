@@ -16,12 +16,6 @@ from onnx import parser
 DOMAIN = "florence"
 """Domain of the nodes and functions. TensorRT looks a plugin up by the node's name alone."""
 
-HEAD_DIM = 32
-"""Channels of a head or group of the two vision plugins."""
-
-DECODER_HEAD_DIMS = (32, 64)
-"""Head sizes that the two decoder plugins take."""
-
 _VERSION = {"plugin_version": "1", "plugin_namespace": ""}
 
 

@@ -11,13 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from florence_convert.names import EMBEDDING
 from florence_edge.manifest import Graph
 
 from . import cut
 from .functions import CROSS, SELF
-
-EMBEDDING = "embedding.weight"
-"""Read by encoder and decoder, and by the output projection."""
 
 PINNED = "florence.fp32"
 """Mark of nodes that stay in fp32 whatever their part computes in."""

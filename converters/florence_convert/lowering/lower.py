@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from florence_convert.tower.plain import plain_path
+from florence_convert.tower.plain import load_plain
 from florence_convert.weights import save_models
 from florence_edge import __version__
+from florence_edge.backends.kernel_library import DECODER_HEAD_DIMS
 from florence_edge.bundle import MANIFEST, Bundle, bundled_names
 from florence_edge.errors import BundleError, InputError
 from florence_edge.images import ImageSource
@@ -21,7 +22,7 @@ from florence_edge.manifest import Graph
 
 from . import cut
 from .calibration import CalibrationImages, Observer, calibration_pixels, calibration_prompts, pictures
-from .functions import DECODER_HEAD_DIMS, DOMAIN, PLUGINS
+from .functions import DOMAIN, PLUGINS
 from .language import lower_decoder, lower_encoder
 from .parts import ELEMENT, PARTS, Lowered, LoweredPart, PartName, Precision, part_tables
 from .precision import set_precision
@@ -123,7 +124,7 @@ def _check(bundle: Bundle) -> None:
 
 def _rewritten(bundle: Bundle, name: PartName, table: Graph) -> ir.Model:
     """One graph of a bundle with plugin nodes and the inputs and outputs of `table`, in fp32."""
-    model = ir.load(plain_path(bundle, name))
+    model = load_plain(bundle, name)
     cut.expand_stored(model.graph)
     if name == "vision":
         lower_vision(model.graph, bundle.manifest.model["vision"])

@@ -1,6 +1,6 @@
 """The three graphs that engines are built from: their inputs and outputs as tables, their profiles, and where they lie.
 
-Knows sizes and types, nothing of ONNX. The letters are those of docs/tensorrt.md: B images, K beams, R = B * K rows, N
+Knows sizes and types, nothing of ONNX. The letters are those of docs/engines.md: B images, K beams, R = B * K rows, N
 image tokens, P prompt tokens, S = N + P, L cache positions in W = L / 4 words.
 """
 
@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from florence_edge.backends.kernel_library import MAX_BEAMS
 from florence_edge.errors import InputError, listing
 from florence_edge.manifest import DType, Graph, Manifest, Tensor
 
@@ -23,7 +24,6 @@ ELEMENT: Mapping[Precision, DType] = {"fp32": "float32", "fp16": "float16", "bf1
 """What a part computes in, but for what is quantised."""
 
 SLOTS_PER_WORD = 4
-MAX_BEAMS = 8
 
 
 @dataclass(frozen=True)

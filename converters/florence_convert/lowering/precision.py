@@ -10,10 +10,11 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from florence_convert.names import EMBEDDING
 from florence_edge.manifest import DType, Graph
 
 from . import cut
-from .language import EMBEDDING, PINNED
+from .language import PINNED
 
 STATISTICS = frozenset({"LayerNormalization", "Softmax", "ReduceMean"})
 """Operators that sum over many values or take exponentials: in half precision these are what drifts."""

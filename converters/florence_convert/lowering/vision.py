@@ -10,9 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from florence_convert.weights import stored
+from florence_edge.backends.kernel_library import VISION_HEAD_DIM
 
 from . import cut
-from .functions import CHANNEL, HEAD_DIM, WINDOW
+from .functions import CHANNEL, WINDOW
 
 _ATTENTION = re.compile(r"(vision\.stages\.(\d+)\.blocks\.\d+\.(spatial|channel))\.attention\.qkv\.weight")
 
@@ -29,7 +30,7 @@ def lower_vision(graph: ir.Graph, config: Mapping[str, Any]) -> None:
         block, stage = found[1], int(found[2])
         heads, replace = _KINDS[found[3]]
         qkv = cut.projected(graph, f"{block}.attention.qkv")
-        if _width(qkv) == 3 * HEAD_DIM * int(config[heads][stage]):
+        if _width(qkv) == 3 * VISION_HEAD_DIM * int(config[heads][stage]):
             replace(graph, block, qkv, config)
 
 

@@ -13,13 +13,13 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from florence_convert.lowering.cut import expand_stored
-from florence_convert.names import DECODER, ENCODER, VISION
+from florence_convert.names import DECODER, EMBEDDING, ENCODER, VISION
 from florence_convert.products import products
 from florence_convert.storage import store_half
 from florence_convert.tower.bands import cut_into_bands
 from florence_convert.tower.heads import separate_heads
 from florence_convert.tower.layout import move_transposes
-from florence_convert.tower.plain import PLAIN, plain_path
+from florence_convert.tower.plain import PLAIN, load_plain
 from florence_convert.weights import WEIGHTS, save_models
 from florence_edge.bundle import MANIFEST, Bundle, check_target, seal, staging
 from florence_edge.errors import InputError, ParityError, listing
@@ -36,8 +36,6 @@ STEPS = ("graphs", "weights", "loss")
 
 SCHEMES: Mapping[str, Scheme] = {VISION: dynamic, ENCODER: blockwise, DECODER: blockwise}
 """What each graph's products become: images come one at a time, prompts and beams in batches."""
-
-EMBEDDING = "embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def _quantised(bundle: Bundle, keep: Sequence[str]) -> list[tuple[str, ir.Model]
     """The three graphs, rewritten, by file name."""
     models, unused = [], set(keep)
     for name, graph in bundle.manifest.graphs.items():
-        model = ir.load(plain_path(bundle, name))
+        model = load_plain(bundle, name)
         expand_stored(model.graph)
         separate_heads(model.graph)
         RemoveUnusedNodesPass()(model)

@@ -34,6 +34,27 @@ def plain_path(bundle: Bundle, name: str) -> Path:
     return bundle.path(PLAIN if name == VISION and PLAIN in bundle.manifest.files else arranged)
 
 
+def load_plain(bundle: Bundle, name: str) -> ir.Model:
+    """A graph of a bundle as it was exported.
+
+    Weights are named by their whole path: from below a folder onnx_ir takes no file that has several hard links, as
+    package caches and image stores make of every file, since one may lead elsewhere. A bundle lists its files.
+    """
+    model = ir.load(plain_path(bundle, name))
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            value.const_value = ir.ExternalTensor(
+                bundle.path(str(tensor.location)),
+                tensor.offset,
+                tensor.length,
+                tensor.dtype,
+                shape=tensor.shape,
+                name=tensor.name,
+            )
+    return model
+
+
 def arrange(model: ir.Model) -> ir.Model:
     """Arranges the vision graph for CPUs, in place; returns it as it was, made of the weights of the arranged one."""
     plain = model.clone()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,9 +20,8 @@ from florence_edge.geometry import AnyArray, Float32Array, Int64Array, UInt8Arra
 from florence_edge.options import SearchConfig
 
 from . import Hypothesis
-from .kernel_library import DTYPES, BeamDims, BeamState
+from .kernel_library import DTYPES, EARLY_STOPPING, BeamDims, BeamState
 
-_EARLY_STOPPING: Mapping[Any, int] = {False: 0, True: 1, "never": 2}
 _NO_TOKEN = -1
 
 
@@ -52,7 +51,7 @@ def beam_dims(config: SearchConfig, *, batch: int, vocabulary: int, capacity: in
         forced_eos_token=_NO_TOKEN if config.forced_eos is None else config.forced_eos,
         no_repeat_ngram=config.no_repeat_ngram,
         min_new_tokens=config.min_new_tokens,
-        early_stopping=_EARLY_STOPPING[config.early_stopping if config.beams > 1 else True],
+        early_stopping=EARLY_STOPPING[config.early_stopping if config.beams > 1 else True],
         length_penalty=config.length_penalty,
     )
 

@@ -30,6 +30,13 @@ BUILD = "cmake -S . -B build/gpu -DCMAKE_CUDA_ARCHITECTURES=native && cmake --bu
 DTYPES: Mapping[str, int] = {"float32": 0, "float16": 1, "bfloat16": 2}
 """`florence_dtype` by NumPy's names."""
 
+EARLY_STOPPING: Mapping[bool | str, int] = {False: 0, True: 1, "never": 2}
+"""`florence_early_stopping` by the values of transformers."""
+
+MAX_BEAMS, MAX_WINDOW, MAX_VOCABULARY = 8, 12, 131072
+VISION_HEAD_DIM, DECODER_HEAD_DIMS = 32, (32, 64)
+"""What the kernels hold, as FLORENCE_MAX_BEAMS and kernels/src/checks.h have it."""
+
 _BUILD_FOLDERS = ("build/gpu", "build/cuda", "build/native")
 
 

@@ -7,7 +7,7 @@ several threads are safe: each keeps its caches to itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -16,13 +16,14 @@ import numpy as np
 
 from florence_edge import search
 from florence_edge.bundle import Bundle
-from florence_edge.errors import BackendError, BundleError, DependencyError, InputError, listing, missing
+from florence_edge.errors import BackendError, DependencyError, InputError, missing
 from florence_edge.geometry import AnyArray, Float32Array, Int64Array
 from florence_edge.manifest import DType, Graph, Tensor
 from florence_edge.options import SearchOptions
 
 from . import Hypothesis, ImageFeatures
 from ._onnx_decoder import OnnxDecoder, run_bound
+from .interface import check_interfaces
 from .request import Bounds, Request, check_pixels, foreign, make_request
 
 MINIMUM = (1, 20)
@@ -152,19 +153,11 @@ class _Sessions:
     ) -> None:
         runtime = self._runtime = _runtime()
         names = _provider_list(providers, runtime.get_available_providers())
+        files = {name: graph.file for name, graph in bundle.manifest.graphs.items() if name in graphs}
         self._graphs = {
-            name: open_session(bundle.path(graph.file), threads=threads, providers=names)
-            for name, graph in bundle.manifest.graphs.items()
-            if name in graphs
+            name: open_session(bundle.path(file), threads=threads, providers=names) for name, file in files.items()
         }
-        faults = [
-            fault
-            for name, graph in bundle.manifest.graphs.items()
-            if name in graphs
-            for fault in interface_faults(self._graphs[name], graph)
-        ]
-        if faults:
-            raise BundleError(listing(f"the graphs of {bundle.folder} are not those of its manifest:", faults))
+        check_interfaces(bundle, [interface(self._graphs[name], file) for name, file in files.items()])
         self.device = "cuda" if names[0] == CUDA else "cpu"
         self.tidy = runtime.RunOptions()
         image = bundle.manifest.image
@@ -205,25 +198,13 @@ def open_session(path: Path, *, threads: int | None = None, providers: Sequence[
         ) from error
 
 
-def interface_faults(session: Any, graph: Graph) -> list[str]:
-    """How inputs and outputs of an open graph differ from the manifest's, but for the names of dynamic sizes."""
-    faults = []
-    for kind, values, stated in (
-        ("inputs", session.get_inputs(), graph.inputs),
-        ("outputs", session.get_outputs(), graph.outputs),
-    ):
-        found = [Tensor(value.name, _DTYPES.get(value.type, value.type), tuple(value.shape)) for value in values]
-        here, there = ({_signature(tensor): f"{tensor.name} {tensor}" for tensor in each} for each in (found, stated))
-        if here.keys() != there.keys():
-            ours, theirs = (
-                ", ".join(a[key] for key in a if key not in b) or "no others" for a, b in ((here, there), (there, here))
-            )
-            faults.append(f"{graph.file}: its {kind} are {ours}; the manifest says {theirs}")
-    return faults
-
-
-def _signature(tensor: Tensor) -> Hashable:
-    return tensor.name, tensor.dtype, tuple(size if isinstance(size, int) else None for size in tensor.shape)
+def interface(session: Any, file: str) -> Graph:
+    """Inputs and outputs of an open graph, which is that of `file`."""
+    inputs, outputs = (
+        tuple(Tensor(value.name, _DTYPES.get(value.type, value.type), tuple(value.shape)) for value in values)
+        for values in (session.get_inputs(), session.get_outputs())
+    )
+    return Graph(file, inputs, outputs)
 
 
 def _default_threads() -> int:

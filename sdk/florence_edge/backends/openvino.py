@@ -16,9 +16,10 @@ from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, DependencyError, InputError, missing
 from florence_edge.files import cache_folder
 from florence_edge.geometry import AnyArray, Float32Array
-from florence_edge.manifest import Graph
+from florence_edge.manifest import Graph, Tensor
 
 from . import onnx
+from .interface import check_interfaces
 from .onnx import LARGE_PIXELS, HostFeatures, OnnxBackend, closed
 from .request import Request
 
@@ -117,6 +118,7 @@ def _compiled(core: Any, bundle: Bundle, graph: Graph, device: str, threads: int
     path = bundle.path(graph.file)
     try:
         model = core.read_model(str(path))
+        check_interfaces(bundle, [Graph(graph.file, _tensors(model.inputs), _tensors(model.outputs))])
         if graph is bundle.manifest.graphs.vision:
             shape = graph.inputs[0].shape
             model.reshape({graph.inputs[0].name: [1 if isinstance(size, str) else size for size in shape]})
@@ -126,6 +128,18 @@ def _compiled(core: Any, bundle: Bundle, graph: Graph, device: str, threads: int
             f"OpenVINO cannot compile {path} for {device}: {error}; verify the bundle (florence-edge verify), "
             "or use the onnx backend"
         ) from error
+
+
+def _tensors(ports: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Inputs or outputs of a model in the manifest's words."""
+    return tuple(
+        Tensor(
+            port.any_name,
+            port.element_type.to_dtype().name,
+            tuple(size.get_length() if size.is_static else str(size) for size in port.partial_shape),
+        )
+        for port in ports
+    )
 
 
 def _device(core: Any, providers: Sequence[str] | None) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Mapping
+
 from florence_edge.errors import InputError
 
 FAILED, USAGE, SLOWER, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
@@ -12,7 +15,13 @@ EXIT_CODES = """exit codes:
   2    the command line cannot be understood
   3    bench --compare: something got slower
   130  stopped before the end, by Ctrl-C say; what was finished is kept
-  143  the same of watch, by SIGTERM"""
+  143  the same of watch, train and iterate, by SIGTERM"""
+
+ENDINGS: Mapping[int, tuple[int, str]] = {
+    signal.SIGINT: (INTERRUPTED, "interrupted"),
+    signal.SIGTERM: (TERMINATED, "terminated"),
+}
+"""Exit code and word of a command that one of these signals ended."""
 
 
 class UsageError(InputError):

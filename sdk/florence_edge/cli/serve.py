@@ -57,6 +57,9 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--places", type=positive, default=8, metavar="N", help="requests that may wait or run [8]")
     parser.add_argument("--max-mb", type=above_zero, default=16.0, metavar="MIB", help="size of an upload in MiB [16]")
     parser.add_argument("--max-megapixels", type=above_zero, default=40.0, metavar="N", help="size of a picture [40]")
+    parser.add_argument(
+        "--hang", type=above_zero, default=600.0, metavar="S", help="a silent model hangs after that [600]"
+    )
     add_json(parser)
     add_engine(parser, model="", beams=False)
     parser.set_defaults(run=run)
@@ -74,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         places=arguments.places,
         max_bytes=round(arguments.max_mb * 2**20),
         max_pixels=round(arguments.max_megapixels * 1e6),
+        hang_s=arguments.hang,
     )
     row, given = read_question(arguments.task, arguments.input)
     ask = Ask(row.token, given, name=row.name)

@@ -20,7 +20,7 @@ from florence_edge.stream import Ask, Counts, Event, Reconnect, StreamOptions, W
 from florence_edge.stream.asks import as_asks
 from florence_edge.stream.uris import examples
 
-from . import INTERRUPTED, TERMINATED, UsageError
+from . import ENDINGS, UsageError
 from .options import above_zero, add_engine, add_json, positive
 from .output import print_json
 from .show import content
@@ -72,11 +72,6 @@ class _Stop:
     `check` between two events.
     """
 
-    endings: Mapping[int, tuple[int, str]] = {
-        signal.SIGINT: (INTERRUPTED, "interrupted"),
-        signal.SIGTERM: (TERMINATED, "terminated"),
-    }
-
     def __init__(self) -> None:
         self.number: int | None = None
 
@@ -92,7 +87,7 @@ class _Stop:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Takes both signals while the block runs."""
-        before = {number: signal.signal(number, self) for number in self.endings}
+        before = {number: signal.signal(number, self) for number in ENDINGS}
         try:
             yield
         finally:
@@ -192,7 +187,7 @@ def _follow(events: Watch, stop: _Stop, *, as_json: bool) -> tuple[int, str] | N
             _tell(event, as_json=as_json)
             stop.check()
     except KeyboardInterrupt:
-        return stop.endings[stop.number or signal.SIGINT]
+        return ENDINGS[stop.number or signal.SIGINT]
     return None
 
 

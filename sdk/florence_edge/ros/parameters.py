@@ -12,6 +12,7 @@ from florence_edge.options import SearchOptions
 from .question import Question
 
 RELIABILITIES = ("best_effort", "reliable")
+_COUNTS = ("threads", "beams", "max_new_tokens")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,3 @@ def read(values: Mapping[str, Any]) -> Settings:
         image_reliability=full["image_reliability"],
         diagnostics_period=float(full["diagnostics_period"]),
     )
-
-
-_COUNTS = ("threads", "beams", "max_new_tokens")

@@ -138,8 +138,8 @@ class Api:
 
     async def health(self, request: Request) -> Response:
         """GET /healthz."""
-        well = self._parts.worker.alive
-        return JSONResponse({"status": "ok" if well else "stopping"}, 200 if well else 503)
+        refusal = self._parts.worker.unwell()
+        return JSONResponse({"status": "ok"}) if refusal is None else JSONResponse({"status": refusal.kind}, 503)
 
     async def prometheus(self, request: Request) -> Response:
         """GET /metrics."""

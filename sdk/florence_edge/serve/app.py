@@ -76,7 +76,7 @@ def create_app(
     `sample` is a picture that the page offers to try. The model stays the caller's to close, after the lifespan's end.
     Any ASGI server runs it, as one process: two would each need a model, and each camera opens once.
     """
-    worker, metrics = Worker(options.places), Metrics()
+    worker, metrics = Worker(options.places, hang_s=options.hang_s), Metrics()
     live = None
     if camera is not None:
         live = LiveView(model, worker, camera.source, camera.ask)

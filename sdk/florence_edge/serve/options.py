@@ -26,7 +26,9 @@ class ServeOptions:
 
     `places` requests may wait or run at a time, the next one is refused. A request holds at most `max_bytes` (upload),
     `max_pixels` (picture) and `max_tasks`; its upload may take `upload_s` seconds, and so may any stretch in
-    which a reader takes nothing of its answer. Accepted requests have `grace_s` seconds to end when the server stops.
+    which a reader takes nothing of its answer. Accepted requests have `grace_s` seconds to end when the server stops. A
+    model that is busy with one encoding, answer or streamed token for more than `hang_s` seconds counts as hung: new
+    requests are refused and /healthz says so, for whoever restarts servers.
     """
 
     host: str = "127.0.0.1"
@@ -39,6 +41,7 @@ class ServeOptions:
     max_tasks: int = 16
     upload_s: float = 30.0
     grace_s: float = 30.0
+    hang_s: float = 600.0
 
     def __post_init__(self) -> None:
         faults = [
@@ -48,7 +51,7 @@ class ServeOptions:
         ]
         faults += [
             f"{name} is {getattr(self, name)}; it must be a number of seconds above 0"
-            for name in ("upload_s", "grace_s")
+            for name in ("upload_s", "grace_s", "hang_s")
             if not 0 < getattr(self, name) < float("inf")
         ]
         if not 0 <= self.port <= 65535:

@@ -40,6 +40,7 @@ KINDS: Mapping[str, Kind] = {
     "engine": Kind(500, "The model failed on this request"),
     "internal": Kind(500, "The server made a mistake"),
     "busy": Kind(503, "All places are taken"),
+    "hung": Kind(503, "The model hangs"),
     "stopping": Kind(503, "The server is stopping"),
 }
 

@@ -33,12 +33,17 @@ class LeftError(Exception):
 
 
 class Worker:
-    """Runs jobs one at a time in the order they were handed in; `places` of them may wait or run."""
+    """Runs jobs one at a time in the order they were handed in; `places` of them may wait or run.
 
-    def __init__(self, places: int) -> None:
-        self.places = places
+    A job that does not ask for `hang_s` seconds whether its owner has left counts as hung. Nothing can end it, but no
+    more jobs are taken until it ends by itself.
+    """
+
+    def __init__(self, places: int, *, hang_s: float = math.inf) -> None:
+        self.places, self._hang_s = places, hang_s
+        self._heard_at = math.inf
         self._taken, self._service_s, self._open = 0, 0.0, True
-        self._refused_at = float("inf")
+        self._refused_at = math.inf
         self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="florence-serve", daemon=True)
@@ -50,26 +55,19 @@ class Worker:
         with self._changed:
             return self._taken
 
-    @property
-    def alive(self) -> bool:
-        """Whether jobs are taken and will be run."""
-        return self._open and self._thread.is_alive()
-
     @contextmanager
     def place(self, *, own: bool = False) -> Iterator[Place]:
         """Takes a place for the block; leaving it gives up a job that has not ended.
 
-        Raises `RequestError` when all places are taken or the worker stops. A place of its `own` is one beside the
-        others, for a camera that must neither be refused nor refuse others.
+        Raises `RequestError` when all places are taken, the worker stops, or a job hangs. A place of its `own` is one
+        beside the others, for a camera that must neither be refused nor refuse others until the end.
         """
         place = Place(self, counted=not own)
         with self._changed:
-            if not self._open:
-                raise stopping()
-            if not own:
-                if self._taken >= self.places:
-                    raise self._busy()
-                self._taken += 1
+            refusal = None if own and self._open else self.busy()
+            if refusal is not None:
+                raise refusal
+            self._taken += place.counted
         try:
             yield place
         finally:
@@ -92,9 +90,14 @@ class Worker:
     def busy(self) -> RequestError | None:
         """The refusal that `place` would raise at this moment."""
         with self._changed:
-            if not self._open:
-                return stopping()
-            return self._busy() if self._taken >= self.places else None
+            return self.unwell() or (self._busy() if self._taken >= self.places else None)
+
+    def unwell(self) -> RequestError | None:
+        """Why no job is taken, however many places are free."""
+        if not self._open:
+            return stopping()
+        silent_s = time.monotonic() - self._heard_at
+        return _hung(silent_s, self._hang_s) if silent_s > self._hang_s else None
 
     def _busy(self) -> RequestError:
         wait = max(1, math.ceil(self._taken * self._service_s))
@@ -138,7 +141,7 @@ class Worker:
         while (job := self._next()) is not None:
             begun = time.perf_counter()
             try:
-                outcome = job.run()
+                outcome = self._run(job)
             except BaseException as error:  # whatever it is, its owner is told and the thread goes on
                 self._end(job)
                 job.future.set_exception(error)
@@ -147,6 +150,17 @@ class Worker:
                 job.future.set_result(outcome)
             spent = time.perf_counter() - begun
             self._service_s += (spent - self._service_s) * (_SMOOTH if self._service_s else 1.0)
+
+    def _run(self, job: _Job) -> Any:
+        def gone() -> bool:
+            self._heard_at = time.monotonic()
+            return job.place.gone
+
+        gone()
+        try:
+            return job.function(gone)
+        finally:
+            self._heard_at = math.inf
 
     def _next(self) -> _Job | None:
         """The next job; None when the worker stops and nobody holds a place any more."""
@@ -198,12 +212,9 @@ class _Job:
     """A function, whose place it takes, and its outcome."""
 
     def __init__(self, place: Place, function: Callable[[Gone], Any]) -> None:
-        self.place, self._function = place, function
+        self.place, self.function = place, function
         self.future: Future[Any] = Future()
         self.ended = False
-
-    def run(self) -> Any:
-        return self._function(lambda: self.place.gone)
 
 
 def stopping() -> RequestError:
@@ -213,4 +224,14 @@ def stopping() -> RequestError:
         "the server is stopping",
         remedy="try again when it is back",
         headers={"Retry-After": "5", "Connection": "close"},
+    )
+
+
+def _hung(silent_s: float, allowed_s: float) -> RequestError:
+    return RequestError(
+        "hung",
+        f"the model has been busy with one thing for {silent_s:.0f} s",
+        allowed=f"{allowed_s:g} s",
+        remedy="if it lasts, restart the server",
+        headers={"Retry-After": "60"},
     )

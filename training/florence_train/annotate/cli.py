@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from florence_edge.cli import INTERRUPTED, UsageError
+from florence_edge.cli import ENDINGS, UsageError
 from florence_edge.cli.options import A_BUNDLE, MODEL, add_engine, add_json, add_out, positive
 from florence_edge.cli.output import print_json, progress, table
 from florence_edge.errors import InputError, listing
@@ -145,10 +145,11 @@ def run_annotate(arguments: argparse.Namespace) -> int:
 
 
 def run_iterate(arguments: argparse.Namespace) -> int:
-    """`florence-edge iterate`; `INTERRUPTED` when a signal cut it short, and the same command goes on."""
+    """`florence-edge iterate`; the code of `ENDINGS` when a signal cut it short, and the same command goes on."""
     from florence_train.data import load
     from florence_train.evaluate import evaluate
     from florence_train.evaluate.run import WITHOUT_INTERVALS
+    from florence_train.loop.interrupt import stopped_by
     from florence_train.recipe import load_recipe
 
     from .iterate import Labelling, iterate
@@ -178,7 +179,7 @@ def run_iterate(arguments: argparse.Namespace) -> int:
         print(table(rows, header=("metric", *(f"round {done.number}" for done in rounds))))
     if len(rounds) < arguments.rounds:
         _say("stopped; the same command goes on")
-        return INTERRUPTED
+        return ENDINGS[stopped_by()][0]
     return 0
 
 

@@ -17,7 +17,7 @@ from florence_edge.errors import InputError, listing, missing
 from florence_edge.geometry import BoolArray, Float32Array
 from florence_edge.phrases import UNGROUNDABLE
 from florence_edge.results import Detections, Polygons, Quads, Result, Text
-from florence_edge.tasks import InputKind, find
+from florence_edge.tasks import DETAIL, InputKind, find
 from florence_train.evaluate.overlap import box_iou
 from florence_train.evaluate.reading import bare
 
@@ -26,7 +26,7 @@ from .plan import Answered
 Keep = Callable[[Answered, Sequence[Answered]], BoolArray]
 """An answer, and all answers about its image that are left so far, to which of its items stay: [N] bool."""
 
-CAPTIONS = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
+CAPTIONS = tuple(DETAIL.values())
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from florence_edge import __version__
 from florence_edge.bundle import MANIFEST, Bundle, file_record
 from florence_edge.manifest import Graph, Graphs, Manifest, Producer, Source, Tensor, TokenizerInfo
 from florence_edge.model import Florence
+from florence_edge.options import SearchConfig
 from florence_edge.tokens import TOKENIZER_FILE, Tokens
 from florence_train.backend import TorchBackend, best_device
 from florence_train.checkpoint import load_checkpoint
@@ -35,11 +36,11 @@ def open_checkpoint(folder: str | Path) -> Florence:
     path = Path(folder)
     model, config = load_checkpoint(path)
     generation = read_generation(path)
-    manifest = _manifest(path, config)
+    manifest = _manifest(path, config, generation)
     return Florence(Bundle(path, manifest), TorchBackend(model.to(best_device()).eval(), generation))
 
 
-def _manifest(folder: Path, config: FlorenceConfig) -> Manifest:
+def _manifest(folder: Path, config: FlorenceConfig, search: SearchConfig) -> Manifest:
     """What a bundle of this checkpoint would say of it, but for graphs: torch's modules stand in their place."""
     tokenizer = folder / TOKENIZER_FILE
     image = config.image
@@ -56,7 +57,7 @@ def _manifest(folder: Path, config: FlorenceConfig) -> Manifest:
         image=image,
         tokenizer=TokenizerInfo.of(TOKENIZER_FILE, Tokens.load(tokenizer).vocabulary),
         limits=config.limits,
-        search=read_generation(folder),
+        search=search,
         graphs=Graphs(
             Graph(WEIGHTS_FILE, (pixels,), (features,)),
             Graph(WEIGHTS_FILE, (features, prompt), (logits,)),

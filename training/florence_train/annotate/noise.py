@@ -11,6 +11,9 @@ from florence_edge.errors import InputError, listing
 from florence_edge.geometry import ImageSize
 from florence_train.data.truths import Region
 
+LEAST_SIDE = 3.0
+"""Pixels; a box that would become thinner stays as it is."""
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -51,7 +54,3 @@ def _shifted(region: Region, size: ImageSize, reach: float, rng: np.random.Gener
     limit = np.array([*size, *size], np.float32)
     moved = np.clip(region.box + rng.uniform(-reach, reach, 4).astype(np.float32) * sides, 0, limit)
     return replace(region, box=moved) if (moved[2:] - moved[:2] >= LEAST_SIDE).all() else region
-
-
-LEAST_SIDE = 3.0
-"""Pixels; a box that would become thinner stays as it is."""

@@ -17,7 +17,7 @@ from florence_edge.results import Detections, Quads, Result, Text
 from florence_edge.stream import Ask
 from florence_edge.stream.asks import as_asks
 from florence_edge.tasks import InputKind, Task, find
-from florence_edge.view import Prepared
+from florence_edge.view import Prepared, View
 from florence_train.data.turns import read_prefix, write_prefix
 from florence_train.examples import Given, as_box
 
@@ -135,28 +135,29 @@ def answer(model: Florence, image: Prepared, *, plan: Plan) -> tuple[dict[str, R
     An input of the plan's that does not fit this image, such as a box outside it, is an error of its question, too.
     """
     view = model.encode(image)
-    results: dict[str, Result] = {}
     errors: dict[str, FlorenceError] = {}
-    first: dict[str, tuple[Task, Given]] = {}
+    questions: dict[str, tuple[Task, Given]] = {}
     for ask in plan.asks:
         task, given = ask.row, _given(ask)
         try:
-            first[write_prefix(task, given, view.size)] = (task, given)
+            questions[write_prefix(task, given, view.size)] = (task, given)
         except InputError as error:
             errors[task.token] = error
-
-    def put(questions: Mapping[str, tuple[Task, Given]]) -> None:
-        items = [(view, task.token, given) for task, given in questions.values()]
-        answers = model.run_many(items, search=plan.search, batch_size=len(items), errors="return") if items else []
-        for prefix, found in zip(questions, answers, strict=True):
-            if isinstance(found, Result):
-                results[prefix] = found
-            else:
-                errors[prefix] = found
-
-    put(first)
-    put(plan.questions(results.values()))
+    answers = _asked(model, view, questions, plan.search)
+    first = (found for found in answers.values() if isinstance(found, Result))
+    answers |= _asked(model, view, plan.questions(first), plan.search)
+    results = {prefix: found for prefix, found in answers.items() if isinstance(found, Result)}
+    errors |= {prefix: found for prefix, found in answers.items() if isinstance(found, FlorenceError)}
     return results, errors
+
+
+def _asked(
+    model: Florence, view: View, questions: Mapping[str, tuple[Task, Given]], search: SearchOptions | None
+) -> dict[str, Result | FlorenceError]:
+    """The answers to questions about an image, all in one batch, by prefix."""
+    items = [(view, task.token, given) for task, given in questions.values()]
+    answers = model.run_many(items, search=search, batch_size=len(items), errors="return") if items else []
+    return dict(zip(questions, answers, strict=True))
 
 
 def _given(ask: Ask) -> Given:
@@ -169,11 +170,10 @@ def _given(ask: Ask) -> Given:
     return None if ask.input is None else str(ask.input)
 
 
-def _inputs(task: Task, source: Result) -> Iterator[Given]:
-    """The inputs for a task that an answer of another holds."""
+def _inputs(task: Task, result: Result) -> Iterator[Given]:
+    """The inputs for a task that an answer of another holds; of phrases those that occur once: the others are vague."""
     if task.input is InputKind.PHRASE:
-        texts = [source.text] if isinstance(source, Text) else getattr(source, "labels", ())
-        single = [text for text in texts if text and list(texts).count(text) == 1]
-        yield from single
-    elif isinstance(source, (Detections, Quads)):
-        yield from map(as_box, source.boxes() if isinstance(source, Quads) else source.boxes)
+        texts = (result.text,) if isinstance(result, Text) else getattr(result, "labels", ())
+        yield from (text for text in texts if text and texts.count(text) == 1)
+    elif isinstance(result, (Detections, Quads)):
+        yield from map(as_box, result.boxes() if isinstance(result, Quads) else result.boxes)

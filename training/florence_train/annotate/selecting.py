@@ -37,8 +37,10 @@ class Tally:
     items: Counter[str] = field(default_factory=Counter)
     histograms: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
-    def see(self, stage: str, answered: Answered) -> None:
-        """Counts the items of an answer into the histograms of a stage, `ASKED` or `KEPT`."""
+    def count(self, stage: str, answered: Answered) -> None:
+        """Counts an answer and its items at a stage, `ASKED` or `KEPT`."""
+        self.answers[stage] += 1
+        self.items[stage] += len(answered.result)
         for name, places in _measured(answered).items():
             rows = self.histograms.setdefault(name, {})
             row = rows.setdefault(stage, [0] * BINS)
@@ -66,10 +68,7 @@ def select(
 ) -> list[Answered]:
     """What the filters leave of the answers about one image."""
     for answered in image:
-        tally = tallies.setdefault(answered.task.token, Tally())
-        tally.answers[ASKED] += 1
-        tally.items[ASKED] += len(answered.result)
-        tally.see(ASKED, answered)
+        tallies.setdefault(answered.task.token, Tally()).count(ASKED, answered)
     # An answer without items has nothing that a filter could keep.
     left = _step(EMPTY, image, [alike(answered, stay=_has_content(answered)) for answered in image], tallies)
     for step in filters:
@@ -80,10 +79,7 @@ def select(
     left = _step(ORPHAN, left, [alike(a, stay=stay) for a, stay in zip(left, stays, strict=True)], tallies)
     left = _step(UNWRITABLE, left, [alike(a, stay=_is_writable(a)) for a in left], tallies)
     for answered in left:
-        tally = tallies[answered.task.token]
-        tally.answers[KEPT] += 1
-        tally.items[KEPT] += len(answered.result)
-        tally.see(KEPT, answered)
+        tallies[answered.task.token].count(KEPT, answered)
     return left
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from florence_edge.errors import InputError
 from florence_edge.geometry import ImageSize
+from florence_edge.tasks import DETAIL
 from florence_train.examples import Example
 
 from .collector import Collector, allowed_tasks, read_json
@@ -22,7 +23,7 @@ INSTANCE_TASKS = (
     "<OPEN_VOCABULARY_DETECTION>",
     "<REGION_TO_CATEGORY>",
 )
-CAPTION_TASKS = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
+CAPTION_TASKS = tuple(DETAIL.values())
 
 Id = int | str
 Names = dict[Id, tuple[str, ImageSize] | None]
@@ -122,9 +123,7 @@ def _region(
     if image is None:
         return None
     name, size = image
-    box, fault = corners_of(row.get("bbox"), size)
-    if box is None:
-        raise InputError(fault)
+    box = corners_of(row.get("bbox"), size)
     rings = rings_of(row.get("segmentation"), size) if masks and not row.get("iscrowd") else ()
     return name, Region(place, categories[row["category_id"]], box, rings)
 

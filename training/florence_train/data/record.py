@@ -12,7 +12,7 @@ from PIL import Image
 
 from florence_edge.errors import ImageError
 from florence_edge.geometry import ImageSize
-from florence_edge.images import load_image
+from florence_edge.images import is_sideways, load_image
 from florence_edge.results import Detections
 from florence_train.examples import Example
 
@@ -109,8 +109,7 @@ def upright_size(source: Path | bytes, check: Check) -> ImageSize:
         return ImageSize(*load_image(source).size)
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
-            return ImageSize(*(image.size[::-1] if turned else image.size))
+            return ImageSize(*(image.size[::-1] if is_sideways(image) else image.size))
     except FileNotFoundError:
         raise ImageError(f"there is no image {str(source)!r}") from None
     except Exception as error:  # a damaged header makes Pillow's readers raise anything
@@ -132,7 +131,3 @@ def asking(records: Iterable[Record], tasks: Collection[str]) -> Iterator[Record
         kept = tuple(example for example in record.examples if not tasks or example.task in tasks)
         if kept:
             yield replace(record, examples=kept)
-
-
-_ORIENTATION = 274  # TIFF 6.0
-_SIDEWAYS = (5, 6, 7, 8)

@@ -54,9 +54,7 @@ def read_refer(
 
 
 def _examples(place: str, row: dict[str, Any], size: ImageSize, tasks: Sequence[str]) -> list[Example]:
-    box, fault = _box(row, size)
-    if box is None:
-        raise InputError(fault)
+    box = _box(row, size)
     wanted = row.get("segmentation") is not None and SEGMENT in tasks
     rings = rings_of(row["segmentation"], size) if wanted else ()
     examples = []
@@ -69,12 +67,12 @@ def _examples(place: str, row: dict[str, Any], size: ImageSize, tasks: Sequence[
     return examples
 
 
-def _box(row: dict[str, Any], size: ImageSize) -> tuple[Float32Array | None, str]:
+def _box(row: dict[str, Any], size: ImageSize) -> Float32Array:
     if "bbox" in row:
         return corners_of(row["bbox"], size)
     given = row.get("box")
     if not isinstance(given, list) or not all(isinstance(value, (int, float)) for value in given):
-        return None, "an entry needs bbox (x, y, width, height) or box (x1, y1, x2, y2)"
+        raise InputError("an entry needs bbox (x, y, width, height) or box (x1, y1, x2, y2)")
     return checked(given, size)
 
 

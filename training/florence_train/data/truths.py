@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from florence_edge.errors import InputError
 from florence_edge.geometry import Float32Array, ImageSize
 from florence_edge.results import Detections, Polygons, Text
 from florence_train.examples import NOTHING, Example, as_box
@@ -68,26 +69,26 @@ def detections(
     )
 
 
-def corners_of(bbox: Any, size: ImageSize) -> tuple[Float32Array | None, str]:
-    """The corners x1 y1 x2 y2 of a COCO box [x, y, width, height], held inside the image, or what is wrong with it."""
+def corners_of(bbox: Any, size: ImageSize) -> Float32Array:
+    """The corners x1 y1 x2 y2 of a COCO box [x, y, width, height], held inside the image; `InputError` as `checked`."""
     try:
         x, y, width, height = (float(value) for value in bbox)
     except (TypeError, ValueError):
-        return None, f"a bbox is four numbers x, y, width, height; got {bbox!r:.80}"
+        raise InputError(f"a bbox is four numbers x, y, width, height; got {bbox!r:.80}") from None
     return checked((x, y, x + width, y + height), size)
 
 
-def checked(box: Sequence[float], size: ImageSize) -> tuple[Float32Array | None, str]:
-    """The box x1 y1 x2 y2, held inside the image, or what is wrong with it."""
+def checked(box: Sequence[float], size: ImageSize) -> Float32Array:
+    """The box x1 y1 x2 y2, held inside the image; `InputError` says what is wrong with it."""
     corners = np.array(box, np.float32)
     if corners.shape != (4,) or not np.isfinite(corners).all():
-        return None, f"a box is four finite numbers; got {list(box)}"
+        raise InputError(f"a box is four finite numbers; got {list(box)}")
     if (corners[:2] >= corners[2:]).any():
-        return None, f"the box {corners.tolist()} (x1 y1 x2 y2) is empty or inverted"
+        raise InputError(f"the box {corners.tolist()} (x1 y1 x2 y2) is empty or inverted")
     limit = np.array([size.width, size.height] * 2, np.float32)
     if (corners < -TOLERANCE).any() or (corners > limit + TOLERANCE).any():
-        return None, f"the box {corners.tolist()} lies outside the image of {size.width} x {size.height} pixels"
-    return corners.clip(0, limit), ""
+        raise InputError(f"the box {corners.tolist()} lies outside the image of {size.width} x {size.height} pixels")
+    return corners.clip(0, limit)
 
 
 def unknown(count: int) -> Float32Array:

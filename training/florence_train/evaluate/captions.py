@@ -73,7 +73,7 @@ def bleu(found: Sequence[Words], truths: Sequence[Sequence[Words]]) -> Statistic
     def statistic(weights: Float64Array) -> float:
         length, closest, *rest = (weights @ rows).tolist()
         matched, possible = rest[:ORDER], rest[ORDER:]
-        if not length or not all(matched):
+        if not all(matched):
             return 0.0
         logs = [math.log(hit / of) for hit, of in zip(matched, possible, strict=True)]
         return math.exp(sum(logs) / ORDER + min(0.0, 1 - closest / length))

@@ -179,7 +179,6 @@ def _rows(result: Detections, image: int, ids: dict[str, int], agnostic: bool) -
     for row, label in zip(rows, result.labels, strict=True):
         row["category_id"] = ids["" if agnostic else label.casefold()]
         row.setdefault("score", 1.0)
-        row.pop("segmentation", None)
     return rows
 
 

@@ -88,5 +88,5 @@ def text_of(result: Result) -> str:
 
 
 def _calibration(section: Section, right: Float64Array) -> None:
-    scores = np.array([answer.found.scores[0] if len(answer.found) else np.nan for answer in section.answers])
+    scores = np.array([answer.found.scores[0] for answer in section.answers])
     section.add_calibration("ECE", Scored(scores.astype(np.float64), right, np.arange(len(right))))

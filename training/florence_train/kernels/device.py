@@ -17,6 +17,13 @@ import torch
 from torch import Tensor
 
 from florence_edge.backends import Hypothesis
+from florence_edge.backends.kernel_library import (
+    DECODER_HEAD_DIMS,
+    MAX_BEAMS,
+    MAX_VOCABULARY,
+    MAX_WINDOW,
+    VISION_HEAD_DIM,
+)
 from florence_edge.backends.request import Request
 from florence_edge.errors import BackendError, DependencyError, InputError, listing
 from florence_train.model import FlorenceConfig, FlorenceModel
@@ -31,8 +38,6 @@ VARIABLE = "FLORENCE_KERNELS"
 MODES = ("auto", "on", "off")
 KEPT = 4
 """Shapes of images, and of searches, whose recordings are kept."""
-MAX_BEAMS, MAX_VOCABULARY, MAX_WINDOW = 8, 131072, 12
-VISION_HEAD, TEXT_HEADS = 32, (32, 64)
 
 Made = TypeVar("Made")
 
@@ -156,14 +161,14 @@ def unsuited(config: FlorenceConfig) -> list[str]:
     vision, text = config.vision, config.text
     head = text.dim // text.decoder_heads
     faults = [
-        f"stage {stage} has {width} channels for {count} {name}; they take {VISION_HEAD} for each"
+        f"stage {stage} has {width} channels for {count} {name}; they take {VISION_HEAD_DIM} for each"
         for name, counts in (("heads", vision.heads), ("groups", vision.groups))
         for stage, (width, count) in enumerate(zip(vision.dims, counts, strict=True))
-        if width != VISION_HEAD * count
+        if width != VISION_HEAD_DIM * count
     ]
     if vision.window > MAX_WINDOW:
         faults.append(f"windows are {vision.window} wide; they take up to {MAX_WINDOW}")
-    if head not in TEXT_HEADS:
+    if head not in DECODER_HEAD_DIMS:
         faults.append(f"the decoder's heads have {head} channels; they take 32 or 64")
     if text.vocab_size > MAX_VOCABULARY:
         faults.append(f"the vocabulary has {text.vocab_size} tokens; they take up to {MAX_VOCABULARY}")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from florence_edge.backends import kernel_library
 from florence_edge.backends.kernel_library import (
     BeamDims,
     BeamState,
@@ -28,7 +29,7 @@ from florence_edge.backends.kernel_library import (
 )
 from florence_edge.errors import InputError
 
-DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+DTYPES = {getattr(torch, name): number for name, number in kernel_library.DTYPES.items()}
 """`florence_dtype`."""
 _WORKSPACE = frozenset({"resize_normalize", "channel_attention", "decoder_cross_attention", "beam_step"})
 _AUTO_PATH = 0

@@ -12,16 +12,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from florence_edge._beams import finish
+from florence_edge._beams import NEVER, finish
 from florence_edge.backends import Hypothesis
+from florence_edge.backends.kernel_library import EARLY_STOPPING
 from florence_edge.errors import BackendError
 from florence_edge.options import SearchConfig
 
-EMPTY = -1e9
-"""Score of what cannot win but may fill a slot; transformers' own."""
+EMPTY = float(NEVER)
 NONE = -1
 _ALIGNMENT = 256
-_EARLY_STOPPING = {False: 0, True: 1, "never": 2}
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class SearchPlan:
     @property
     def early_stopping(self) -> int:
         """As `florence_early_stopping`."""
-        return _EARLY_STOPPING[self.config.early_stopping]
+        return EARLY_STOPPING[self.config.early_stopping]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,22 +11,29 @@ import torch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+_came: list[int] = []
+"""Those that came since the last loop began; as its handlers, one list for the process."""
+
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether one of the signals came; the handlers before are put back."""
-    asked = False
+    _came.clear()
 
-    def ask(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+    def ask(number: int, frame: FrameType | None) -> None:
+        _came.append(number)
 
     previous = {number: signal.signal(number, ask) for number in SIGNALS}
     try:
-        yield lambda: asked
+        yield lambda: bool(_came)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def stopped_by() -> int:
+    """The signal that ended the last loop, for the command's exit code; SIGINT where another process got it."""
+    return _came[0] if _came else signal.SIGINT
 
 
 def leave_signals_to_the_loop(worker: int) -> None:

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from .config import TextConfig
 from .layers import MASKED, MLP, LayerNorm, attend, merge_heads, softmax, split_heads
 
-# BART's position tables begin with two rows that no position uses, an inheritance from fairseq's padding index.
 POSITION_OFFSET = 2
+"""BART's position tables begin with two rows that no position uses, an inheritance from fairseq's padding index."""
 
 
 class CrossCache(NamedTuple):

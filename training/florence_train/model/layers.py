@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Score of a masked key: finite in fp16, and far enough below any real score for its softmax weight to be exactly zero.
 MASKED = -3.0e4
+"""Score of a masked key: finite in fp16, and far enough below any real score for its softmax weight to be exactly 0."""
 
 
 def softmax(scores: Tensor) -> Tensor:

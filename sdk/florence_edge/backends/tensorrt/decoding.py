@@ -10,6 +10,7 @@ import numpy as np
 from florence_edge.backends._beam_state import beam_dims
 from florence_edge.backends.kernel_library import DTYPES, BeamState, SelfDims
 from florence_edge.geometry import Int32Array, UInt8Array
+from florence_edge.manifest import Tensor
 from florence_edge.options import FormedConfig, SearchConfig
 
 from .engines import tensor_bytes
@@ -29,7 +30,7 @@ class Decoder:
 
     def __init__(self, lane: Lane, batch: int, beams: int, prompt: int) -> None:
         part = lane.engines.decoder
-        self.lane, self.batch, self.capacity = lane, batch, part.choices("L")[-1]
+        self.lane, self.batch, self.beams, self.capacity = lane, batch, beams, part.choices("L")[-1]
         sizes = {
             "B": batch,
             "K": beams,
@@ -54,20 +55,23 @@ class Decoder:
         }
         self._caches = sorted(name for name in tensors if name.startswith("self_key_"))
         self._clear({name: tensor_bytes(tensors[name], sizes) for name in tensors if name.startswith("self_")})
-        heads, head_dim = (int(size) for size in tensors[self._caches[0]].shape[2::2])
-        self._self_dims = SelfDims(
-            batch=batch,
-            beams=beams,
+        self._cache_dims = self._dims_of(tensors[self._caches[0]])
+        self._engine = lane.bind(part, sizes, self._addresses)
+        self._searches: OrderedDict[tuple[SearchConfig, bool], Search] = OrderedDict()
+        self._bits: tuple[UInt8Array, int] | None = None
+
+    def _dims_of(self, cache: Tensor) -> ctypes.Structure:
+        """A layer's cache [B, K, heads, L, head_dim] as the kernel that appends to it takes it."""
+        heads, head_dim = (int(size) for size in cache.shape[2::2])
+        return SelfDims(
+            batch=self.batch,
+            beams=self.beams,
             heads=heads,
             head_dim=head_dim,
             max_length=self.capacity,
             row_stride=heads * head_dim,
-            dtype=DTYPES[tensors[self._caches[0]].dtype],
+            dtype=DTYPES[cache.dtype],
         )
-        self._engine = lane.bind(part, sizes, self._addresses)
-        self._searches: OrderedDict[tuple[SearchConfig, bool], Search] = OrderedDict()
-        self._rows = batch, beams
-        self._bits: tuple[UInt8Array, int] | None = None
 
     def _clear(self, sizes: dict[str, int]) -> None:
         """Zeroes the caches: a history is followed in whole blocks, and what lies behind it must be finite."""
@@ -91,7 +95,7 @@ class Decoder:
     def bits(self) -> tuple[UInt8Array, int]:
         """Pinned memory [B, K, ceil(V / 8)] uint8 for the bits of allowed tokens, and where the device has its copy."""
         if self._bits is None:
-            pinned = self.lane.memory.pinned((*self._rows, -(-self.vocabulary // 8)), np.uint8)
+            pinned = self.lane.memory.pinned((self.batch, self.beams, -(-self.vocabulary // 8)), np.uint8)
             self._bits = pinned, self.lane.memory.take(pinned.nbytes)
         return self._bits
 
@@ -113,7 +117,7 @@ class Decoder:
             value = key.replace("_key_", "_value_")
             self.lane.kernels.call(
                 "florence_kv_append",
-                self._self_dims,
+                self._cache_dims,
                 self._addresses[key.replace("self_", "new_")],
                 self._addresses[value.replace("self_", "new_")],
                 self._addresses[key],
