@@ -56,7 +56,12 @@ class Sums:
 
     def run(self, graph: str, inputs: Mapping[str, AnyArray]) -> Arrays:
         self.given.append((graph, inputs))
-        outputs: Arrays = {"vision": self._vision, "encoder": self._encoder, "decoder": self._decoder}[graph](**inputs)
+        graphs: dict[str, Callable[..., Arrays]] = {
+            "vision": self._vision,
+            "encoder": self._encoder,
+            "decoder": self._decoder,
+        }
+        outputs = graphs[graph](**inputs)
         self.spoil(graph, dict(inputs), outputs)
         return outputs
 
@@ -100,7 +105,8 @@ def test_cases_are_those_of_their_seed() -> None:
 
 def test_cases_are_pictures_and_prompts_of_all_kinds() -> None:
     cases = cases_of(pairs=15, images=3)
-    assert (cases.pixels.shape, cases.pixels.dtype) == ((3, 3, 32, 48), np.float32)
+    assert cases.pixels.shape == (3, 3, 32, 48)
+    assert cases.pixels.dtype == np.float32
     colours = cases.pixels * np.reshape(SPEC.std, (3, 1, 1)) + np.reshape(SPEC.mean, (3, 1, 1))
     assert colours.min() >= -1e-6
     assert colours.max() <= 1 + 1e-6
@@ -303,8 +309,8 @@ def test_answers_that_differ_are_counted_for_each_search(bundle: Bundle) -> None
         backend.odd = 3
         return backend
 
-    sides = (Sums(make_backend=make) for make in (lambda: FakeBackend(bundle), odd))
-    assert identical_ids(*sides, cases_of(new_tokens=10)) == {"greedy": 5, "beams_3": 4}
+    reference, candidate = Sums(make_backend=lambda: FakeBackend(bundle)), Sums(make_backend=odd)
+    assert identical_ids(reference, candidate, cases_of(new_tokens=10)) == {"greedy": 5, "beams_3": 4}
 
 
 def test_fp32_graphs_are_held_to_these_errors() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,10 +14,10 @@ import onnx.numpy_helper
 import pytest
 
 from florence_convert.comparison import CaseOptions
-from florence_convert.verify import VerifyReport, verify_bundle
+from florence_convert.verify import Check, VerifyReport, verify_bundle
 from florence_edge.bundle import MANIFEST, seal
 from florence_edge.errors import BundleError, InputError
-from florence_edge.manifest import Graphs, Manifest, Tensor
+from florence_edge.manifest import Graphs, Manifest, Parity, Tensor
 from support.bundles import tiny_bundle
 from support.engines import Engines, tiny_engines
 
@@ -97,6 +98,16 @@ def test_other_weights_are_over_tolerance_in_their_own_graph_only(engines: Engin
     assert values["comparison"]["max_abs_error"]["encoder"] > 1e-3
 
 
+def test_an_infinite_error_is_null_in_json() -> None:
+    parity = Parity("torch", 0, 4, 8, {"vision": math.inf, "encoder": 0.5}, {"vision": 1.0, "encoder": 1.0}, {})
+    values = VerifyReport("bundle", (Check("comparison", ("far off",)),), parity).to_dict()
+    assert json.loads(json.dumps(values, allow_nan=False))["comparison"]["max_abs_error"] == {
+        "vision": None,
+        "encoder": 0.5,
+    }
+    assert values["checks"] == [{"name": "comparison", "ok": False, "faults": ["far off"]}]
+
+
 def test_an_altered_file_does_not_even_open(copy: Path) -> None:
     content = bytearray((copy / "weights.bin").read_bytes())
     content[-1] ^= 1
@@ -105,11 +116,13 @@ def test_an_altered_file_does_not_even_open(copy: Path) -> None:
         verify_bundle(copy)
 
 
-def test_weights_that_are_not_finite_are_found(copy: Path) -> None:
+def test_weights_that_are_not_finite_are_found(engines: Engines, copy: Path) -> None:
     edit(copy / "vision.onnx", spoil_bias)
     reseal(copy)
-    report = verify_bundle(copy)
+    report = verify_bundle(copy, engines.checkpoint)
     assert "vision: its outputs are not finite" in faults(report)["finite"]
+    assert report.comparison is None
+    assert report.checks[-1].name == "stored parity", "what is unsound is compared with nothing"
 
 
 def test_a_graph_that_is_no_onnx_is_found(copy: Path) -> None:
@@ -136,11 +149,22 @@ def test_weights_outside_the_listed_files_are_found(copy: Path) -> None:
 
 
 def test_a_tensor_past_the_end_of_its_file_is_found(copy: Path) -> None:
+    size = (copy / "weights.bin").stat().st_size
     with (copy / "weights.bin").open("r+b") as stream:
-        stream.truncate(50_000)
+        stream.truncate(size - 4)
     reseal(copy)
-    report = verify_bundle(copy)
-    assert any("which has 50000" in fault or "weights.bin" in fault for fault in faults(report)["onnx"])
+    (fault,) = faults(verify_bundle(copy))["onnx"]
+    assert f" ends at byte {size} of weights.bin, which has {size - 4}" in fault
+
+
+def test_an_output_that_cannot_be_of_its_type_is_found(copy: Path) -> None:
+    def declare(graph: onnx.GraphProto) -> None:
+        graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+
+    edit(copy / "vision.onnx", declare)
+    reseal(copy)
+    (fault,) = faults(verify_bundle(copy))["onnx"]
+    assert fault.startswith("vision.onnx: [ShapeInferenceError]")
 
 
 def test_a_manifest_with_another_interface_is_found(copy: Path) -> None:
@@ -161,6 +185,8 @@ def test_models_with_other_inputs_cannot_be_compared(engines: Engines) -> None:
         InputError, match=r"vision: pixels is float32 \[B, 3, 64, 96\] here and float32 \[B, 3, 64, 64\]"
     ):
         verify_bundle(engines.bundle.folder, tiny_bundle())
+    with pytest.raises(InputError, match="tabletop cannot be compared on the same inputs"):
+        verify_bundle(engines.bundle.folder, "tabletop")
 
 
 def test_a_manifest_with_another_vocabulary_is_found(copy: Path) -> None:
