@@ -119,7 +119,7 @@ def test_both_forms_are_valid(int8: Lowered) -> None:
 def test_features_of_other_pictures_move_little(
     bundle: Bundle, int8: Lowered, scenes: Sequence[UInt8Array], tmp_path: Path
 ) -> None:
-    """Relative to their spread; 3.1 % was measured for these weights (3.0 and 1.9 % for those before), and 0.04 % for fp16."""
+    """Relative to their spread; 3.1 % was measured for these weights (earlier ones: 3.0, 1.9), 0.04 % for fp16."""
     pixels = np.concatenate([to_pixels(load_image(scene), bundle.manifest.image) for scene in scenes[3:]])
     exact = LoweredModel(lower(bundle, tmp_path, precision="fp32")).features(pixels)
     moved = LoweredModel(int8).features(pixels)
