@@ -26,8 +26,8 @@ def protos(lowered: Lowered) -> Iterator[tuple[LoweredPart, onnx.ModelProto, onn
 
 
 def test_plugins_are_counted(lowered: Lowered) -> None:
-    """Stages 1 and 2 of three have heads of 32: 1 and 2 blocks of two attentions each; the decoder has 3 layers."""
-    assert lowered.vision.plugins == {"FlorenceWindowAttention": 3, "FlorenceChannelAttention": 3}
+    """Stages 1 and 2 of three have heads of 32: 2 blocks of two attentions each; the decoder has 3 layers."""
+    assert lowered.vision.plugins == {"FlorenceWindowAttention": 4, "FlorenceChannelAttention": 4}
     assert lowered.encoder.plugins == {}
     assert lowered.decoder.plugins == {"FlorenceDecoderSelfAttention": 3, "FlorenceDecoderCrossAttention": 3}
 
