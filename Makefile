@@ -8,10 +8,10 @@ SOURCES := pyproject.toml constraints.txt
 NATIVE  := $(shell find kernels -name '*.c' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types contracts unit native test-slow test-matrix test-gpu test-tensorrt cuda-check format clean
+.PHONY: help demo test lint types contracts unit native test-slow test-matrix test-aarch64 test-gpu test-tensorrt cuda-check format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "florence-edge needs Python >= 3.10; set PYTHON=")'
@@ -87,6 +87,9 @@ test-tensorrt: ## on a Jetson or desktop with TensorRT: build engines, gate, com
 
 test-matrix: $(VENV)/.dev ## the run time on every Python 3.10-3.13 that is found, each in an environment of its own
 	$(BIN)/python tests/support/matrix.py
+
+test-aarch64: $(VENV)/.dev ## the run time and the CPU twins on aarch64 in QEMU; what it needs is at the head of the script
+	tests/support/aarch64.sh $(BIN)/python
 
 format: $(VENV)/.dev ## rewrite the sources in the house style
 	$(BIN)/ruff check --fix .
